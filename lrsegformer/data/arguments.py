@@ -1,0 +1,136 @@
+"""What the user says about the data. Light on purpose: `--help` imports this file, so no torch, no transformers."""
+
+from dataclasses import dataclass, field
+
+from ..errors import InputError
+
+
+@dataclass
+class DataArguments:
+    """
+    Where the images come from, what their labels mean, and the size they are trained and scored at.
+
+    A data set is named in one of three ways: `dataset` (built-in `digits`, a folder, or an id on the Hub), or the four
+    folders `train_images`, `train_masks`, `validation_images` and `validation_masks`.
+
+    Raises:
+        InputError: when two options contradict each other or a number is out of its range.
+    """
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "`digits` (built in, needs no network), the path of a local folder, or a data set id on the Hub. "
+            "Default: merve/scene_parse_150 (ADE20K) for segmentation, ILSVRC/imagenet-1k for classification."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub data set."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a Hub data set. Default: its main branch."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Name of the split (or folder) to train on."})
+    validation_split: str = field(default="validation", metadata={"help": "Name of the split (or folder) to score."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of a Hub data set that holds the images. Default: found by its type."}
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of a Hub data set that holds the masks or classes. Default: found by its type."},
+    )
+    train_images: str | None = field(default=None, metadata={"help": "Folder of training images."})
+    train_masks: str | None = field(
+        default=None, metadata={"help": "Folder of training masks, paired with the images by file stem."}
+    )
+    validation_images: str | None = field(default=None, metadata={"help": "Folder of validation images."})
+    validation_masks: str | None = field(
+        default=None, metadata={"help": "Folder of validation masks, paired with the images by file stem."}
+    )
+    class_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "Class names in the order of their index: a file with one name a line, ADE20K's "
+            "objectInfo150.csv, or a list with commas. For class folders also a file of `folder<TAB>name` lines."
+        },
+    )
+    ignore_label: int | None = field(
+        default=None,
+        metadata={"help": "Value in the mask files that means void and never counts, besides 255 (11 for CamVid)."},
+    )
+    reduce_zero_label: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Treat 0 in the mask files as void and shift the other values down by one. Default: what the "
+            "data set needs (true for ADE20K, else false)."
+        },
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Side of a training crop (segmentation) or of the input (classification), in pixels. Default: "
+            "512 for segmentation, 224 for classification; 128 and 64 for `digits`."
+        },
+    )
+    eval_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Short side of an image at evaluation, in pixels; for segmentation both sides are rounded up to "
+            "multiples of 32, and training scales vary around this size. Default: --image_size."
+        },
+    )
+    scale_min: float = field(default=0.5, metadata={"help": "Smallest random scale of a segmentation image."})
+    scale_max: float = field(default=2.0, metadata={"help": "Largest random scale of a segmentation image."})
+    crop_area_min: float | None = field(
+        default=None,
+        metadata={
+            "help": "Classification: smallest share of an image's area that a random training crop keeps. Default: "
+            "0.08 (8 %%), and 0.5 for `digits`."
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train on this many images (the first of a shuffle by the seed); for `digits`, the number of "
+            "images to make (default 2000)."
+        },
+    )
+    max_eval_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Score this many validation images, evenly spaced over the split; for `digits`, the number of "
+            "images to make (default 200)."
+        },
+    )
+    score_at: str = field(
+        default="original",
+        metadata={
+            "help": "Size at which segmentation is scored: each annotation's own size, or the size of the resized "
+            "input (quicker, and not comparable with published figures).",
+            "choices": ["original", "resized"],
+        },
+    )
+
+    def __post_init__(self):
+        for name in ("image_size", "eval_size", "max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} is {value}; give a whole number of at least 1")
+        if not 0 < self.scale_min <= self.scale_max:
+            raise InputError(
+                f"--scale_min {self.scale_min} and --scale_max {self.scale_max} are no range; "
+                "give 0 < scale_min <= scale_max"
+            )
+        if self.crop_area_min is not None and not 0 < self.crop_area_min <= 1:
+            raise InputError(f"--crop_area_min is {self.crop_area_min}; give a share above 0 and at most 1")
+        if self.score_at not in ("original", "resized"):
+            raise InputError(f"--score_at is {self.score_at!r}; give `original` or `resized`")
+        given = {name: getattr(self, name) for name in FOLDER_OPTIONS}
+        missing = [f"--{name}" for name, value in given.items() if value is None]
+        if missing and len(missing) < len(given):
+            raise InputError(f"{', '.join(missing)} missing; image and mask folders come as four options together")
+        if not missing and self.dataset is not None:
+            raise InputError(
+                f"--dataset {self.dataset} and --train_images {self.train_images} both name the data; give one of them"
+            )
+
+
+FOLDER_OPTIONS = ("train_images", "train_masks", "validation_images", "validation_masks")

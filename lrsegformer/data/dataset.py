@@ -1,0 +1,94 @@
+"""The PyTorch data set that the Trainer reads, and the collator of its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import InputError
+from .examples import ExampleSource
+from .labels import LabelSpace
+
+Transform = Callable[[Image.Image, Any, np.random.Generator], dict[str, Any]]
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """
+    Labelled images ready for the model.
+
+    The randomness of an item depends only on (seed, epoch, index), so the same images are drawn whatever the number of
+    workers, processes and accumulation steps.
+
+    Args:
+        source ([`ExampleSource`]): where the examples come from.
+        label_space ([`LabelSpace`]): what their labels mean.
+        transform (`Callable`): see [`lrsegformer.data.transforms`].
+        seed (`int`): not negative.
+        indices (`Sequence[int]`, *optional*): the examples to use, in this order. Default: all.
+
+    Items are dicts with `pixel_values` (float32 `(3, height, width)`) and `labels` (uint8 or int16 `(height, width)`,
+    or an `int`).
+    """
+
+    def __init__(
+        self,
+        source: ExampleSource,
+        label_space: LabelSpace,
+        transform: Transform,
+        seed: int,
+        indices: Sequence[int] | np.ndarray | None = None,
+    ):
+        self.source = source
+        self.label_space = label_space
+        self.transform = transform
+        self.seed = seed
+        self.indices = np.arange(len(source)) if indices is None else np.asarray(indices)
+        # In shared memory, so that workers which outlive an epoch see the next one's number.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the random draws of this epoch; also reaches workers that are already running."""
+        self._epoch[0] = int(epoch)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.source[int(self.indices[index])]
+        if isinstance(example.target, np.ndarray):
+            target = self.label_space.encode_mask(example.target, example.name)
+        else:
+            target = self.label_space.encode_class(int(example.target), example.name)
+        rng = np.random.default_rng((self.seed, int(self._epoch[0]), int(index) % len(self)))
+        return self.transform(example.image, target, rng)
+
+
+def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """
+    Stacks items to a batch: `pixel_values` float32 `(batch, 3, height, width)`, and `labels` uint8 or int16
+    `(batch, height, width)` or int64 `(batch,)`.
+
+    Raises:
+        InputError: the items differ in size, as whole validation images do.
+    """
+    batch = {"pixel_values": _stack([example["pixel_values"] for example in examples])}
+    labels = [example["labels"] for example in examples]
+    batch["labels"] = (
+        _stack(labels) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels, dtype=torch.int64)
+    )
+    return batch
+
+
+def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
+    sizes = sorted({tuple(tensor.shape[-2:]) for tensor in tensors})
+    if len(sizes) > 1:
+        (height, width), (other_height, other_width) = sizes[:2]
+        raise InputError(
+            f"images of {width}x{height} and {other_width}x{other_height} cannot share a batch; images of different "
+            "sizes need --per_device_eval_batch_size 1"
+        )
+    return torch.stack(tensors)

@@ -1,0 +1,148 @@
+"""One labelled image, the interface of the places it comes from, and careful opening of image and mask files."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .labels import LabelSpace
+
+# Pillow stretches the values of 2- and 4-bit grey PNGs to 0..255: right for pictures, wrong for class indices.
+_STRETCHED_GREY = {"L;2": 85, "L;4": 17}
+_INTEGER_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16L", "I;16B")
+
+
+@dataclass(frozen=True)
+class Example:
+    """
+    One labelled image as its source holds it.
+
+    Attributes:
+        image (`PIL.Image.Image`): RGB, 8 bits a channel, upright (EXIF orientation applied).
+        target (`numpy.ndarray` or `int`): the mask's raw integers, shape `(height, width)`, or the class index.
+        name (`str`): the file, or data set and row, for messages.
+    """
+
+    image: Image.Image
+    target: np.ndarray | int
+    name: str
+
+
+class ExampleSource(Protocol):
+    """A sequence of examples: `len(source)` and `source[index]`. Sources are picklable and hold no open files."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Both splits of a data set, with the label space they share and the name to print on a model card."""
+
+    train: ExampleSource
+    validation: ExampleSource
+    label_space: LabelSpace
+    dataset_name: str
+    hub_id: str | None = None
+
+
+def open_image(file: str | Path | bytes, name: str | None = None) -> Image.Image:
+    """
+    Reads a picture of any mode as upright 8-bit RGB.
+
+    Args:
+        file (`str`, `Path` or `bytes`): the file, or its encoded content.
+        name (`str`, *optional*): what to call it in an error message; needed for bytes.
+
+    Raises:
+        InputError: the file is missing, truncated, not an image, or holds floating point pixels.
+    """
+    name = name or str(file)
+    image = _read(file, name)
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if image.mode == "F":
+        raise InputError(f"{name}: floating point pixels have no defined range; save the image with 8 bits a channel")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def open_mask(file: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """
+    Reads the raw values of a mask: palette indices, 1- to 16-bit grey values or 32-bit integers, as they are stored.
+
+    Returns:
+        `numpy.ndarray` of shape `(height, width)`, uint8 or int32.
+
+    Raises:
+        InputError: as for [`open_image`]; also for colour masks and for JPEG files, whose compression changes labels.
+    """
+    name = name or str(file)
+    mask = _read(file, name, is_mask=True)
+    values = np.asarray(mask)
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def check_sizes(image: Image.Image, mask: np.ndarray, image_name: str, mask_name: str) -> None:
+    """Raises `InputError` with both sizes when an image and its mask differ in size."""
+    height, width = mask.shape
+    if image.size != (width, height):
+        raise InputError(
+            f"{mask_name}: the mask is {width}x{height} but its image {image_name} is {image.width}x{image.height} "
+            "(upright); save the mask at the image's size and orientation"
+        )
+
+
+def _read(file: str | Path | bytes, name: str, is_mask: bool = False) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            stretch = 1
+            if is_mask:
+                _check_mask(image, name)
+                stretch = _grey_stretch(image)
+            image.load()
+            image = ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file; check the path") from error
+    except InputError:
+        raise
+    # Pillow's plug-ins report broken content with all of these; SyntaxError is what its PNG and TIFF readers raise.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "not an image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise InputError(f"{name}: cannot be read ({reason}); replace or remove the file") from error
+    if not is_mask:
+        return image
+    if stretch > 1:
+        return image.point(lambda value: value // stretch)
+    return image.convert("I") if image.mode.startswith("I;16") else image
+
+
+def _check_mask(mask: Image.Image, name: str) -> None:
+    if mask.format == "JPEG":
+        raise InputError(f"{name}: a JPEG mask does not keep its labels exactly; save it as PNG")
+    if mask.mode not in _INTEGER_MASK_MODES:
+        raise InputError(
+            f"{name}: the mask has mode {mask.mode}, but colours are no class indices; save an 8-bit grey or palette "
+            "PNG whose values are the classes"
+        )
+
+
+def _grey_stretch(mask: Image.Image) -> int:
+    """Returns the factor by which Pillow multiplies the grey values of this PNG (1 for 8 bits and more)."""
+    raw_mode = mask.tile[0][3] if mask.tile else None
+    return _STRETCHED_GREY.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.max(initial=0) > 255:
+        values = values >> 8
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")

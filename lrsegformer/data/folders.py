@@ -1,0 +1,202 @@
+"""Images in local folders: pairs of image and mask folders, the layout of ADE20K, and one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .ade20k import ADE20K_NAMES
+from .arguments import FOLDER_OPTIONS, DataArguments
+from .examples import DataSource, Example, check_sizes, open_image, open_mask
+from .labels import LabelSpace, read_label_names, space_of_masks
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"))
+_SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid")}
+
+
+class MaskFolderSource:
+    """
+    Pairs of image and mask files in two folders, matched by the stem of the file name.
+
+    Raises:
+        InputError: a folder is missing or empty, or an image lacks its mask or the reverse.
+    """
+
+    def __init__(self, images: str | Path, masks: str | Path):
+        image_files, mask_files = _files_by_stem(Path(images)), _files_by_stem(Path(masks))
+        for one, other, what in ((image_files, mask_files, "mask"), (mask_files, image_files, "image")):
+            alone = sorted(one.keys() - other.keys())
+            if alone:
+                names = ", ".join(one[stem].name for stem in alone[:3]) + (", ..." if len(alone) > 3 else "")
+                raise InputError(
+                    f"{one[alone[0]].parent}: {len(alone)} file(s) without {what} of the same stem in "
+                    f"{masks if what == 'mask' else images} ({names}); add the missing files or remove these"
+                )
+        self.pairs = [(image_files[stem], mask_files[stem]) for stem in sorted(image_files)]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        image_file, mask_file = self.pairs[index]
+        image, mask = open_image(image_file), open_mask(mask_file)
+        check_sizes(image, mask, str(image_file), str(mask_file))
+        return Example(image, mask, str(mask_file))
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """Yields the raw masks alone, without opening the images."""
+        return (open_mask(mask_file) for _, mask_file in self.pairs)
+
+
+class ClassFolderSource:
+    """Image files below one folder a class. `classes` are the folder names, in the order of the class index."""
+
+    def __init__(self, root: str | Path, classes: list[str] | None = None):
+        root = Path(root)
+        found = _class_folders(root)
+        self.classes = found if classes is None else classes
+        unknown = sorted(set(found) - set(self.classes))
+        if unknown:
+            raise InputError(f"{root / unknown[0]}: no such class among the training folders; remove or rename it")
+        self.files: list[tuple[Path, int]] = []
+        for index, name in enumerate(self.classes):
+            if name in found:
+                self.files += [(file, index) for file in _images_below(root / name)]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Example:
+        file, class_index = self.files[index]
+        return Example(open_image(file), class_index, str(file))
+
+
+def load_mask_folders(arguments: DataArguments) -> DataSource:
+    """
+    Opens the four folder options, or a folder with `images/<split>` and `annotations/<split>`, for segmentation.
+
+    ADE20K is recognised by `objectInfo150.csv` or its file names; it then has its 150 names and zero-label reduction.
+    """
+    if arguments.train_images is not None:
+        folders = [Path(getattr(arguments, option)).expanduser() for option in FOLDER_OPTIONS]
+        for option, folder in zip(FOLDER_OPTIONS, folders, strict=True):
+            if not folder.is_dir():
+                raise InputError(f"--{option} {folder}: no such folder; check the path")
+        root, name = folders[0].parent, folders[0].resolve().parent.name
+    else:
+        root = _segmentation_root(Path(arguments.dataset or "").expanduser())
+        name = root.resolve().name
+        folders = [
+            _split_folder(root / kind, split, option)
+            for split, option in _splits(arguments)
+            for kind in ("images", "annotations")
+        ]
+    train, validation = MaskFolderSource(*folders[:2]), MaskFolderSource(*folders[2:])
+    is_ade20k = (root / "objectInfo150.csv").is_file() or train.pairs[0][0].stem.startswith("ADE_train_")
+    reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
+    if arguments.class_names is not None:
+        names = tuple(read_label_names(arguments.class_names))
+        space = LabelSpace(names, arguments.ignore_label, reduce_zero_label)
+    elif is_ade20k:
+        space = LabelSpace(ADE20K_NAMES, arguments.ignore_label, reduce_zero_label)
+    else:
+        masks = (mask for source in (train, validation) for mask in source.masks())
+        space = space_of_masks(
+            masks, len(train) + len(validation), arguments.ignore_label, reduce_zero_label, str(root)
+        )
+    return DataSource(train, validation, space, name)
+
+
+def load_class_folders(arguments: DataArguments) -> DataSource:
+    """Opens a classification data set: `<root>/<split>/<class>/*`, classes sorted by folder name."""
+    root = Path(arguments.dataset or "").expanduser()
+    (train_split, train_option), (validation_split, validation_option) = _splits(arguments)
+    train = ClassFolderSource(_split_folder(root, train_split, train_option))
+    validation = ClassFolderSource(_split_folder(root, validation_split, validation_option), train.classes)
+    names = _rename_classes(train.classes, arguments.class_names) if arguments.class_names else train.classes
+    return DataSource(train, validation, LabelSpace(tuple(names)), root.resolve().name)
+
+
+def _splits(arguments: DataArguments) -> list[tuple[str, str]]:
+    return [(arguments.train_split, "--train_split"), (arguments.validation_split, "--validation_split")]
+
+
+def _split_folder(parent: Path, split: str, option: str) -> Path:
+    for name in _SPLIT_FOLDERS.get(split, (split,)):
+        if (parent / name).is_dir():
+            return parent / name
+    found = ", ".join(folder.name for folder in _subfolders(parent)[:5]) or "no folders"
+    raise InputError(
+        f"{parent}: no folder for the split {split!r} (it holds {found}); name an existing one with {option}, "
+        f"or put the images under {parent / split}"
+    )
+
+
+def _segmentation_root(root: Path) -> Path:
+    for candidate in (root, root / "ADEChallengeData2016"):
+        if (candidate / "images").is_dir() and (candidate / "annotations").is_dir():
+            return candidate
+    raise InputError(
+        f"{root}: no images/ and annotations/ folders in it; give such a folder, or the four options --train_images, "
+        "--train_masks, --validation_images and --validation_masks"
+    )
+
+
+def _subfolders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        raise InputError(f"{parent}: no such folder; check the path")
+    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _class_folders(root: Path) -> list[str]:
+    names = [folder.name for folder in _subfolders(root)]
+    if len(names) < 2:
+        raise InputError(f"{root}: {len(names)} class folder(s) in it; put the images into one folder a class")
+    return names
+
+
+def _images_below(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if _is_image(file))
+    if not files:
+        raise InputError(f"{folder}: the class folder holds no images; add some or remove the folder")
+    return files
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; check the path")
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if _is_image(file):
+            if file.stem in files:
+                raise InputError(f"{file}: {files[file.stem].name} has the same stem; keep one of the two files")
+            files[file.stem] = file
+    if not files:
+        raise InputError(
+            f"{folder}: holds no image files; expected {', '.join(sorted(IMAGE_SUFFIXES)[:4])} and the like"
+        )
+    return files
+
+
+def _rename_classes(classes: list[str], class_names: str) -> list[str]:
+    lines = read_label_names(class_names)
+    if all("\t" in line for line in lines):
+        names = {folder.strip(): name.strip() for folder, name in (line.split("\t", 1) for line in lines)}
+        missing = [folder for folder in classes if folder not in names]
+        if missing:
+            raise InputError(
+                f"--class_names {class_names}: no name for the class folder {missing[0]}; add a line for it"
+            )
+        return [names[folder] for folder in classes]
+    if len(lines) != len(classes):
+        raise InputError(
+            f"--class_names {class_names}: {len(lines)} names for {len(classes)} class folders; give as many"
+        )
+    return lines

@@ -1,0 +1,196 @@
+"""Data sets on the Hugging Face Hub, for both tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from .ade20k import ADE20K_NAMES
+from .arguments import DataArguments
+from .examples import DataSource, Example, check_sizes, open_image, open_mask
+from .hub_access import load_splits
+from .labels import LabelSpace, read_label_names, space_of_masks
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+ADE20K_ID = "merve/scene_parse_150"
+IMAGENET_ID = "ILSVRC/imagenet-1k"
+DEFAULT_IDS = {"segmentation": ADE20K_ID, "classification": IMAGENET_ID}
+_SCRIPT_COPIES = {"zhoubolei/scene_parse_150": ADE20K_ID, "scene_parse_150": ADE20K_ID}
+_IMAGE_COLUMNS = ("image", "images", "img", "pixel_values", "jpg", "png", "webp")
+_MASK_COLUMNS = ("annotation", "mask", "label", "labels", "segmentation", "segmentation_mask", "semantic_mask", "seg")
+_CLASS_COLUMNS = ("label", "labels", "class", "cls", "fine_label", "target")
+
+
+class HubSource:
+    """
+    One split of a Hub data set.
+
+    Args:
+        rows (`datasets.Dataset`): the split.
+        name (`str`): data set and split, for messages.
+        image_column, label_column (`str`): columns of the image and of the mask or class.
+        classes (`tuple[str, ...]`, *optional*): the strings of a label column of strings, in the order of the index.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        name: str,
+        image_column: str,
+        label_column: str,
+        classes: tuple[str, ...] | None = None,
+    ):
+        from datasets import Image
+
+        # Undecoded, so that opening is ours: raw palette indices, orientation, and errors that name the row.
+        rows = rows.select_columns([image_column, label_column]).cast_column(image_column, Image(decode=False))
+        self.has_masks = isinstance(rows.features[label_column], Image)
+        if self.has_masks:
+            rows = rows.cast_column(label_column, Image(decode=False))
+        self.rows, self.name, self.image_column, self.label_column = rows, name, image_column, label_column
+        self.classes = {label: index for index, label in enumerate(classes)} if classes else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[int(index)]
+        name = f"{self.name} row {index}"
+        image = open_image(_content(row[self.image_column], name), name)
+        if not self.has_masks:
+            return Example(image, self._class_index(row[self.label_column], name), name)
+        mask = open_mask(_content(row[self.label_column], name), f"{name} ({self.label_column})")
+        check_sizes(image, mask, name, f"{name} ({self.label_column})")
+        return Example(image, mask, name)
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """Yields the raw masks alone, without decoding the images."""
+        for index, row in enumerate(self.rows.select_columns([self.label_column])):
+            name = f"{self.name} row {index} ({self.label_column})"
+            yield open_mask(_content(row[self.label_column], name), name)
+
+    def _class_index(self, value: Any, name: str) -> int:
+        if self.classes is None:
+            if value is None:
+                raise InputError(f"{name}: no label; give a split with labels")
+            return int(value)
+        if value not in self.classes:
+            raise InputError(f"{name}: class {value!r} does not occur in training; correct --label_column or the data")
+        return self.classes[value]
+
+
+def load_hub(arguments: DataArguments, task: str) -> DataSource:
+    """
+    Opens a Hub data set for `"segmentation"` or `"classification"`; says its size before it is downloaded.
+
+    Raises:
+        InputError: the id cannot be reached, is gated, is a script, or lacks a split or column.
+    """
+    dataset_id = arguments.dataset or DEFAULT_IDS[task]
+    if dataset_id in _SCRIPT_COPIES:
+        logger.warning(
+            "%s is a script data set, which `datasets` no longer runs; using %s, the same images and masks as Parquet",
+            dataset_id,
+            _SCRIPT_COPIES[dataset_id],
+        )
+        dataset_id = _SCRIPT_COPIES[dataset_id]
+    splits = load_splits(dataset_id, arguments)
+    features = splits[arguments.train_split].features
+    image_column, label_column = find_columns(features, task, arguments, dataset_id)
+    names = _class_names(splits[arguments.train_split], label_column, task)
+    strings = names if getattr(features[label_column], "dtype", None) == "string" else None
+    train, validation = (
+        HubSource(splits[split], f"{dataset_id} {split}", image_column, label_column, strings)
+        for split in (arguments.train_split, arguments.validation_split)
+    )
+    return DataSource(
+        train, validation, _label_space(arguments, dataset_id, names, train, validation), dataset_id, dataset_id
+    )
+
+
+def find_columns(features: datasets.Features, task: str, arguments: DataArguments, where: str) -> tuple[str, str]:
+    """
+    Returns the names of the image and the label column, by option, else by feature type and usual name.
+
+    Raises:
+        InputError: an option names no column, or the columns cannot be told apart.
+    """
+    from datasets import ClassLabel, Image
+
+    columns = ", ".join(features)
+    for option in ("image_column", "label_column"):
+        if getattr(arguments, option) is not None and getattr(arguments, option) not in features:
+            raise InputError(f"--{option} {getattr(arguments, option)}: {where} has the columns {columns}; name one")
+    pictures = [name for name, feature in features.items() if isinstance(feature, Image)]
+    image = arguments.image_column
+    if image is None:
+        image = _choose([name for name in pictures if name != arguments.label_column], _IMAGE_COLUMNS)
+    if image is None:
+        raise InputError(f"{where}: no image column among {columns}; name it with --image_column")
+    if task == "segmentation":
+        candidates, usual = [name for name in pictures if name != image], _MASK_COLUMNS
+    else:
+        candidates = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        candidates = candidates or [name for name in _CLASS_COLUMNS if name in features]
+        usual = _CLASS_COLUMNS
+    label = arguments.label_column or _choose(candidates, usual)
+    if label is None:
+        raise InputError(f"{where}: no label column for {task} among {columns}; name it with --label_column")
+    if task == "segmentation" and label not in pictures:
+        raise InputError(f"--label_column {label}: it holds no masks; for {where} name one of {', '.join(pictures)}")
+    return image, label
+
+
+def _choose(candidates: list[str], usual: tuple[str, ...]) -> str | None:
+    known = [name for name in usual if name in candidates]
+    return known[0] if known else candidates[0] if len(candidates) == 1 else None
+
+
+def _class_names(rows: datasets.Dataset, label_column: str, task: str) -> tuple[str, ...] | None:
+    """Returns the class names of a classification column, or `None` for masks."""
+    from datasets import ClassLabel
+
+    feature = rows.features[label_column]
+    if task == "segmentation":
+        return None
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names)
+    values = [value for value in rows.unique(label_column) if value is not None]
+    if feature.dtype == "string":
+        return tuple(sorted(values))
+    return tuple(f"class_{index}" for index in range(int(max(values, default=-1)) + 1))
+
+
+def _label_space(
+    arguments: DataArguments, dataset_id: str, names: tuple[str, ...] | None, train: HubSource, validation: HubSource
+) -> LabelSpace:
+    if names is not None:  # classification
+        given = tuple(read_label_names(arguments.class_names)) if arguments.class_names else names
+        if len(given) < len(names):
+            raise InputError(
+                f"--class_names: {len(given)} names for the {len(names)} classes of {dataset_id}; give all"
+            )
+        return LabelSpace(given)
+    is_ade20k = dataset_id == ADE20K_ID
+    reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
+    if arguments.class_names:
+        return LabelSpace(tuple(read_label_names(arguments.class_names)), arguments.ignore_label, reduce_zero_label)
+    if is_ade20k:
+        return LabelSpace(ADE20K_NAMES, arguments.ignore_label, reduce_zero_label)
+    masks = (mask for source in (train, validation) for mask in source.masks())
+    return space_of_masks(masks, len(train) + len(validation), arguments.ignore_label, reduce_zero_label, dataset_id)
+
+
+def _content(cell: dict[str, Any] | None, name: str) -> bytes | Path:
+    if not cell or not (cell.get("bytes") or cell.get("path")):
+        raise InputError(f"{name}: the image is missing; give a split whose images are complete")
+    return cell["bytes"] or Path(cell["path"])

@@ -1,0 +1,209 @@
+"""
+Augmentation and evaluation transforms. Pillow does the resampling; the policy is SegFormer's published recipe.
+
+Every transform is called as `transform(image, target, rng)` with an upright RGB image, an encoded mask
+(`(height, width)`, uint8 or int16) or a class index, and a `numpy.random.Generator`. It returns a dict with
+`pixel_values` (float32, `(3, height, width)`, normalised) and `labels`. All randomness comes from `rng`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .colours import colour_jitter, photometric_distortion
+
+_BILINEAR = Image.Resampling.BILINEAR
+_SIZE_MULTIPLE = 32  # the stride of the last encoder stage
+_LONG_SIDE_LIMIT = 4  # ADE20K's recipe fits images into 2048 x 512
+_CROP_TRIES = 10
+_LARGEST_CLASS_SHARE = 0.75
+
+
+class SegmentationTrainTransform:
+    """
+    Random scale, crop, flip and photometric distortion; image and mask in step.
+
+    The image is fitted to a short side of `base_size` (long side at most four times that) times a random scale. A crop
+    in which one class holds 75 % or more of the valid pixels is drawn again, up to ten times. Images smaller than the
+    crop are padded at the right and bottom: the image with the mean colour, the mask with `ignore_index`.
+
+    Args:
+        image_size (`int`): side of the crop in pixels.
+        mean, std (`Sequence[float]`): of the channels, on a scale of 0 to 1.
+        scale_range (`tuple[float, float]`, defaults to `(0.5, 2.0)`): of the random scale.
+        base_size (`int`, *optional*): short side at scale 1. Default: `image_size`.
+        flip_probability (`float`, defaults to 0.5): 0 where left and right matter.
+        ignore_index (`int`, defaults to 255): label of pixels that never count.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        base_size: int | None = None,
+        flip_probability: float = 0.5,
+        ignore_index: int = 255,
+    ):
+        self.image_size = image_size
+        self.normalise = Normalise(mean, std)
+        self.scale_range = scale_range
+        self.base_size = base_size or image_size
+        self.flip_probability = flip_probability
+        self.ignore_index = ignore_index
+
+    def __call__(self, image: Image.Image, target: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        width, height = fitted_size(image.size, self.base_size * rng.uniform(*self.scale_range))
+        crop_width, crop_height = min(width, self.image_size), min(height, self.image_size)
+        for _ in range(1 + _CROP_TRIES):
+            left, top = rng.integers(width - crop_width + 1), rng.integers(height - crop_height + 1)
+            labels = nearest_crop(target, (width, height), (left, top, crop_width, crop_height))
+            if self._is_varied(labels):
+                break
+        # Only the crop is resampled: the box is the crop's outline in the coordinates of the original image.
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + crop_width) * across, (top + crop_height) * down)
+        image = image.resize((crop_width, crop_height), _BILINEAR, box=box)
+        if rng.random() < self.flip_probability:
+            image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1]
+        return self._padded(self.normalise(photometric_distortion(image, rng)), labels)
+
+    def _is_varied(self, labels: np.ndarray) -> bool:
+        valid = labels if labels.dtype == np.uint8 else labels[labels != self.ignore_index]
+        counts = np.bincount(valid.ravel(), minlength=256)
+        if labels.dtype == np.uint8:
+            counts[self.ignore_index] = 0
+        return counts.max() < _LARGEST_CLASS_SHARE * counts.sum()
+
+    def _padded(self, pixels: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
+        height, width = labels.shape
+        if (height, width) != (self.image_size, self.image_size):
+            below, beside = self.image_size - height, self.image_size - width
+            pixels = np.pad(pixels, ((0, 0), (0, below), (0, beside)))  # 0 is the mean colour after normalising
+            labels = np.pad(labels, ((0, below), (0, beside)), constant_values=self.ignore_index)
+        return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(np.ascontiguousarray(labels))}
+
+
+class SegmentationEvalTransform:
+    """
+    Fits the image to a short side of `eval_size` (long side at most four times that), both sides rounded up to
+    multiples of 32. Labels keep the annotation's size, or with `resize_labels` that of the input.
+    """
+
+    def __init__(self, eval_size: int, mean: Sequence[float], std: Sequence[float], resize_labels: bool = False):
+        self.eval_size = eval_size
+        self.normalise = Normalise(mean, std)
+        self.resize_labels = resize_labels
+
+    def __call__(self, image: Image.Image, target: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        width, height = (
+            -(-side // _SIZE_MULTIPLE) * _SIZE_MULTIPLE for side in fitted_size(image.size, self.eval_size)
+        )
+        pixels = self.normalise(image.resize((width, height), _BILINEAR))
+        if self.resize_labels:
+            target = nearest_crop(target, (width, height), (0, 0, width, height))
+        return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(np.array(target))}
+
+
+class ClassificationTrainTransform:
+    """
+    A crop of random area and aspect ratio (3:4 to 4:3) resized to a square, flip, and light jitter of brightness,
+    contrast and saturation (up to 20 % each).
+
+    Args:
+        image_size (`int`): side of the input in pixels.
+        mean, std (`Sequence[float]`): of the channels, on a scale of 0 to 1.
+        crop_area_min (`float`, defaults to 0.08): smallest share of the image's area that a crop keeps.
+        flip_probability (`float`, defaults to 0.5): 0 where left and right matter.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_area_min: float = 0.08,
+        flip_probability: float = 0.5,
+    ):
+        self.image_size = image_size
+        self.normalise = Normalise(mean, std)
+        self.crop_area_min = crop_area_min
+        self.flip_probability = flip_probability
+
+    def __call__(self, image: Image.Image, target: int, rng: np.random.Generator) -> dict[str, torch.Tensor | int]:
+        image = image.resize((self.image_size, self.image_size), _BILINEAR, box=self._box(image.size, rng))
+        if rng.random() < self.flip_probability:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return {"pixel_values": torch.from_numpy(self.normalise(colour_jitter(image, rng))), "labels": int(target)}
+
+    def _box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[float, float, float, float]:
+        width, height = size
+        for _ in range(_CROP_TRIES):
+            area = width * height * rng.uniform(self.crop_area_min, 1.0)
+            ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+            crop_width, crop_height = np.sqrt(area * ratio), np.sqrt(area / ratio)
+            if crop_width <= width and crop_height <= height:
+                break
+        else:  # an extremely long image: the largest crop in its middle with a permitted ratio
+            crop_width, crop_height = min(width, height * 4 / 3), min(height, width * 4 / 3)
+            left, top = (width - crop_width) / 2, (height - crop_height) / 2
+            return (left, top, left + crop_width, top + crop_height)
+        left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
+        # Rounding may carry the far edge past the image by an ulp, which Pillow refuses.
+        return (left, top, min(width, left + crop_width), min(height, top + crop_height))
+
+
+class ClassificationEvalTransform:
+    """
+    Resizes the short side to 256/224 of `image_size` and cuts the centre square. A smaller image has its short side
+    brought to `image_size` instead: it has no pixels to spare.
+    """
+
+    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]):
+        self.image_size = image_size
+        self.normalise = Normalise(mean, std)
+
+    def __call__(self, image: Image.Image, target: int, rng: np.random.Generator) -> dict[str, torch.Tensor | int]:
+        short = min(image.size)
+        # The centre square, in the coordinates of the original image.
+        side = short * 224 / 256 if short >= self.image_size else short
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+        pixels = self.normalise(image.resize((self.image_size, self.image_size), _BILINEAR, box=box))
+        return {"pixel_values": torch.from_numpy(pixels), "labels": int(target)}
+
+
+class Normalise:
+    """Turns an RGB image into float32 `(3, height, width)`, `(value / 255 - mean) / std` for each channel."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        self.factor = (1 / (255 * np.asarray(std, dtype=np.float64))).astype(np.float32)[:, None, None]
+        self.shift = (np.asarray(mean) / np.asarray(std)).astype(np.float32)[:, None, None]
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)) * self.factor
+        pixels -= self.shift
+        return pixels
+
+
+def fitted_size(size: tuple[int, int], short_side: float) -> tuple[int, int]:
+    """Returns (width, height) scaled to this short side, or less where the long side would pass four times it."""
+    factor = min(short_side / min(size), _LONG_SIDE_LIMIT * short_side / max(size))
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def nearest_crop(labels: np.ndarray, size: tuple[int, int], crop: tuple[int, int, int, int]) -> np.ndarray:
+    """
+    Returns the crop `(left, top, width, height)` of the labels resized to `size` (width, height), without resizing the
+    rest. Each pixel takes the label under its centre.
+    """
+    left, top, crop_width, crop_height = crop
+    # (index + 1/2) * old / new, rounded down, in integers: no doubt about centres that fall between two labels.
+    rows = (2 * np.arange(top, top + crop_height) + 1) * labels.shape[0] // (2 * size[1])
+    columns = (2 * np.arange(left, left + crop_width) + 1) * labels.shape[1] // (2 * size[0])
+    return labels.take(rows, axis=0).take(columns, axis=1)

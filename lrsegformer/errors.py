@@ -1,0 +1,9 @@
+"""The one exception that stands for a user's mistake."""
+
+
+class InputError(ValueError):
+    """Bad input: an option, a file or a data set that the user has to mend.
+
+    The message is one line that says what is wrong, where (the file or the option), and the remedy. Command lines
+    print that line without a traceback and exit with status 2; library users may catch it as a `ValueError`.
+    """

@@ -1,0 +1,32 @@
+"""Scores from one confusion matrix, predictions at full resolution, and the pictures of a run.
+
+Names are loaded on first use: `evaluate` and `matplotlib` take seconds to import and most callers need neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME_OF_NAME = {
+    "ConfusionMatrix": "confusion",
+    "confusion_counts": "scores",
+    "scores_from_counts": "scores",
+    "predict_classes": "prediction",
+    "palette": "figures",
+    "save_classification_samples": "figures",
+    "save_curves": "figures",
+    "save_samples": "figures",
+}
+
+__all__ = sorted(_HOME_OF_NAME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF_NAME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,60 @@
+"""Export to the stock SegFormer classes."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
+
+from lrsegformer.models.decode_head import plain_matrix
+from lrsegformer.models.normalization import CenteringBatchNorm2d
+
+if TYPE_CHECKING:
+    from lrsegformer.models import (
+        LRSegformerConfig,
+        LRSegformerForImageClassification,
+        LRSegformerForSemanticSegmentation,
+    )
+
+_OURS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options")
+_TYPE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version")
+
+
+def to_vanilla_config(config: "LRSegformerConfig") -> SegformerConfig:
+    """The stock configuration of the same architecture and labels."""
+    values = config.to_dict()
+    return SegformerConfig(**{name: value for name, value in values.items() if name not in (*_OURS, *_TYPE_FIELDS)})
+
+
+@torch.no_grad()
+def to_vanilla_segmentation(model: "LRSegformerForSemanticSegmentation") -> SegformerForSemanticSegmentation:
+    """
+    A stock model with equal logits in eval mode.
+
+    Under scope `"head"` the scale of the norm is inside the exported fuse convolution, so the exported BatchNorm has
+    scale 1; in training mode it is plain BatchNorm again.
+    """
+    head = model.decode_head
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith(".c")}
+    for index, projection in enumerate(head.linear_projections):
+        state[f"decode_head.linear_projections.{index}.proj.weight"] = plain_matrix(projection.proj)
+    state["decode_head.linear_fuse.weight"] = plain_matrix(head.linear_fuse, head.fuse_row_scale())[:, :, None, None]
+    state["decode_head.classifier.weight"] = plain_matrix(head.classifier)[:, :, None, None]
+    if isinstance(head.batch_norm, CenteringBatchNorm2d):
+        norm = head.batch_norm
+        state["decode_head.batch_norm.running_mean"] = norm.row_scale() * norm.running_mean.float()
+        state["decode_head.batch_norm.weight"] = torch.ones_like(norm.weight)
+        state["decode_head.batch_norm.running_var"] = torch.full_like(norm.running_var, 1 - norm.eps)
+    return _filled(SegformerForSemanticSegmentation(to_vanilla_config(model.config)), state, model)
+
+
+@torch.no_grad()
+def to_vanilla_classification(model: "LRSegformerForImageClassification") -> SegformerForImageClassification:
+    """A stock model with equal logits."""
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith(".c")}
+    state["classifier.weight"] = plain_matrix(model.classifier)
+    return _filled(SegformerForImageClassification(to_vanilla_config(model.config)), state, model)
+
+
+def _filled(vanilla: torch.nn.Module, state: dict[str, torch.Tensor], model: torch.nn.Module) -> torch.nn.Module:
+    vanilla.load_state_dict(state, strict=True)
+    return vanilla.to(device=model.device, dtype=model.dtype).train(model.training)

@@ -1,0 +1,186 @@
+"""The contract that every Lipschitz layer keeps, and the two layer types that share it."""
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from lrsegformer.layers.norms import ROUNDING_MARGIN
+
+
+class LipschitzConstraint(nn.Module):
+    """
+    A linear map whose operator norm is bounded: the part that linear layers and 1x1 convolutions share.
+
+    `weight` has the name and shape of the plain layer and holds the *raw* weight. The matrix that `forward` multiplies
+    by, the *effective weight*, is a pure function of `weight` and of the scalar `c` (a parameter where the constant is
+    learned, a buffer where it is fixed, absent where a strategy has no constant).
+
+    A strategy defines `constrain` and `constant`, and where it needs them `setup`, `start_constant` and
+    `start_weight`.
+
+    Attributes:
+        strategy (`str`): name in the registry.
+        norm (`str`): the norm that [`lipschitz_bound`] bounds: `"l2"`, `"linf"` or `"l1"`.
+        learns_constant (`bool`): whether `c` is a parameter, and therefore part of the network's penalty.
+        limits_norm (`bool`): whether the constraint limits the norm (False: the bound is true, but nothing holds it
+        down).
+    """
+
+    strategy: ClassVar[str]
+    norm: str = "l2"
+    learns_constant: ClassVar[bool] = False
+    limits_norm: ClassVar[bool] = True
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Map a raw `(out, in)` matrix in float32 or float64 to the effective one, differentiably."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its constraint.")
+
+    def constant(self) -> torch.Tensor:
+        """The constant K > 0 that bounds the effective weight in exact arithmetic (scalar, differentiable)."""
+        raise NotImplementedError(f"{type(self).__name__} has no constant.")
+
+    def start_constant(self, matrix: torch.Tensor) -> torch.Tensor | None:
+        """The value of `c` at which `constrain(matrix)` is closest to `matrix`; `None` for a layer without `c`."""
+        return None
+
+    def start_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        """The raw matrix to start from, given a plain layer's `matrix`."""
+        return matrix
+
+    def raw_matrix(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """The raw weight as an `(out, in)` matrix of at least float32, its rows times `row_scale` where given."""
+        matrix = self.weight.flatten(1)
+        if matrix.dtype != torch.float64:
+            matrix = matrix.float()
+        return matrix if row_scale is None else matrix * row_scale.to(matrix.dtype)[:, None]
+
+    def effective_weight(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        The matrix that `forward` multiplies by.
+
+        Args:
+            row_scale (`torch.Tensor` of shape `(out_features,)`, *optional*):
+                Factors of the rows of the raw weight, applied before the constraint, so that the constant bounds the
+                product: the decode head passes the scale of its normalisation here.
+
+        Returns:
+            `torch.Tensor` of shape `(out_features, in_features)`, float32 (float64 if the layer is), differentiable
+            with respect to `weight`, `c` and `row_scale`. Computed outside autocast.
+        """
+        with torch.autocast(device_type=self.weight.device.type, enabled=False):
+            return self.constrain(self.raw_matrix(row_scale))
+
+    def lipschitz_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        A guaranteed upper bound of the operator norm of `effective_weight(row_scale)` in the norm named by `norm`.
+
+        The bound is the constant times `1 + 1e-5`, which covers the rounding of the effective weight in float32.
+        Rounding inside `forward` (sums of products, a cast of the effective weight to a lower precision) is not
+        covered.
+
+        Returns:
+            `torch.Tensor`: a differentiable scalar.
+        """
+        return self.constant() * (1 + ROUNDING_MARGIN)
+
+    @torch.no_grad()
+    def start_from_weight(self, row_scale: torch.Tensor | None = None) -> None:
+        """
+        Set `c`, and where the strategy asks for it `weight`, from the plain weight that `weight` holds now, so that
+        `effective_weight(row_scale)` is as close as the constraint allows to the plain weight with its rows scaled.
+        """
+        matrix = self.raw_matrix(row_scale)
+        started = self.start_weight(matrix)
+        if started is not matrix:
+            raw = started if row_scale is None else started / row_scale.to(started.dtype)[:, None]
+            self.weight.copy_(raw.view_as(self.weight))
+        value = self.start_constant(started)
+        if value is not None:
+            self.c.copy_(value)
+
+    def setup(self, device: torch.device | str | None = None) -> None:
+        """Add what the strategy stores (`c`). A strategy with options extends this with keyword arguments."""
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, strategy={self.strategy}, norm={self.norm}"
+
+    def _add_constant(self, device: torch.device | str | None = None) -> None:
+        """Register `c` in float32, as a parameter or a buffer."""
+        value = torch.zeros((), dtype=torch.float32, device=device)
+        if self.learns_constant:
+            self.c = nn.Parameter(value)
+        else:
+            self.register_buffer("c", value)
+
+
+class LipschitzLinear(LipschitzConstraint, nn.Linear):
+    """
+    `nn.Linear` with a bounded operator norm; base of the strategies' linear layers.
+
+    Args:
+        in_features (`int`): size of each input sample.
+        out_features (`int`): size of each output sample.
+        bias (`bool`, *optional*, defaults to `True`): whether the layer adds a learned bias (never constrained).
+        options: options of the strategy, by keyword.
+    """
+
+    conv1x1_class: ClassVar[type["LipschitzConv1x1"]]
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, device=None, dtype=None, **options):
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.setup(device=device, **options)
+        if not self.weight.is_meta:
+            self.start_from_weight()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        bias = None if self.bias is None else self.bias.to(inputs.dtype)
+        return nn.functional.linear(inputs, self.effective_weight().to(inputs.dtype), bias)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **options) -> "LipschitzLinear":
+        """A layer that starts as close to `linear` as the constraint allows; the weights are copied."""
+        has_bias = linear.bias is not None
+        layer = cls(linear.in_features, linear.out_features, bias=has_bias, device=linear.weight.device, **options)
+        _copy_tensors(linear.weight, linear.bias, layer)
+        layer.start_from_weight()
+        return layer
+
+    def to_linear(self) -> nn.Linear:
+        """A plain `nn.Linear` with the effective weight: the same outputs, nothing constrained any more."""
+        weight = self.effective_weight().detach()
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, weight.device, weight.dtype)
+        return _copy_tensors(weight, self.bias, plain)
+
+
+class LipschitzConv1x1(LipschitzConstraint, nn.Conv2d):
+    """
+    1x1 `nn.Conv2d` with a bounded operator norm: the twin of [`LipschitzLinear`], applied to every pixel's channels.
+
+    Args:
+        in_channels (`int`): channels of the input.
+        out_channels (`int`): channels of the output.
+        bias (`bool`, *optional*, defaults to `True`): whether the layer adds a learned bias (never constrained).
+        options: options of the strategy, by keyword.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True, device=None, dtype=None, **options):
+        super().__init__(in_channels, out_channels, kernel_size=1, bias=bias, device=device, dtype=dtype)
+        self.setup(device=device, **options)
+        if not self.weight.is_meta:
+            self.start_from_weight()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        bias = None if self.bias is None else self.bias.to(inputs.dtype)
+        weight = self.effective_weight().to(inputs.dtype)
+        return nn.functional.conv2d(inputs, weight[:, :, None, None], bias)
+
+
+@torch.no_grad()
+def _copy_tensors(weight: torch.Tensor, bias: torch.Tensor | None, layer: nn.Linear) -> nn.Linear:
+    layer.weight.copy_(weight)
+    if bias is not None:
+        layer.bias.copy_(bias)
+    return layer

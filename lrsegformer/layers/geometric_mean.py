@@ -1,0 +1,56 @@
+"""
+geometric_mean: the whole matrix rescaled so that sqrt(l1 norm * linf norm), which bounds the l2 norm, is at most K.
+"""
+
+import math
+
+import torch
+
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+from lrsegformer.layers.norms import l1_norm, linf_norm
+
+# Keeps K and K^2 inside the range of float32.
+LARGEST_LOG_CONSTANT = 40.0
+SMALLEST_LOG_CONSTANT = math.log(1e-6)
+
+
+class GeometricMeanConstraint(LipschitzConstraint):
+    """
+    The raw weight times `min(1, K / sqrt(norm_1(W) * norm_inf(W)))` with a learned `K = exp(c)`.
+
+    The l2 operator norm is at most the geometric mean of the l1 and linf operator norms (Schur's test; Golub and Van
+    Loan, *Matrix Computations*, section 2.3.3), so K bounds it. At the start K equals that mean, so that nothing
+    changes. The bound is loose for matrices that are far from having equal absolute entries.
+    """
+
+    strategy = "geometric_mean"
+    learns_constant = True
+
+    def setup(self, device: torch.device | str | None = None) -> None:
+        self._add_constant(device)
+
+    def constant(self) -> torch.Tensor:
+        return self.c.clamp(SMALLEST_LOG_CONSTANT, LARGEST_LOG_CONSTANT).exp()
+
+    def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
+        constant = self.constant().to(matrix.dtype)
+        squared_mean = l1_norm(matrix) * linf_norm(matrix)
+        # The maximum under the root keeps the derivative finite at a zero matrix.
+        return matrix * (constant / torch.maximum(squared_mean, constant.square()).sqrt())
+
+    def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
+        squared_mean = l1_norm(matrix) * linf_norm(matrix)
+        start = (0.5 * squared_mean.double().log()).clamp_min(SMALLEST_LOG_CONSTANT).float()
+        # Step up until the rounded K^2 covers the rounded product, so that the factor is exactly 1.
+        while start < LARGEST_LOG_CONSTANT and start.exp().square() < squared_mean:
+            start = torch.nextafter(start, torch.full_like(start, torch.inf))
+        return start
+
+
+class GeometricMeanLipschitzConv1x1(GeometricMeanConstraint, LipschitzConv1x1):
+    __doc__ = GeometricMeanConstraint.__doc__
+
+
+class GeometricMeanLipschitzLinear(GeometricMeanConstraint, LipschitzLinear):
+    __doc__ = GeometricMeanConstraint.__doc__
+    conv1x1_class = GeometricMeanLipschitzConv1x1

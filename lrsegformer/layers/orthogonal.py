@@ -1,0 +1,89 @@
+"""orthogonal: every singular value is exactly K, through the Q factor of a Householder QR decomposition."""
+
+import torch
+
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+
+# Diagonal entries of R below this share of the largest one are lifted to it in the backward pass.
+DIAGONAL_GUARD = 1e-4
+
+
+class OrthonormalFactor(torch.autograd.Function):
+    """
+    Q of the reduced Householder QR of a tall matrix, signs chosen so that R's diagonal is not negative (then Q(Q) =
+    Q).
+
+    The backward pass is the QR gradient restricted to Q (Walter, Lehmann and Lamour 2012, "On evaluating higher-order
+    derivatives of the QR decomposition of tensors"; the formula of `torch.linalg.qr`), with the diagonal of R kept
+    away from 0: the true derivative is infinite at a rank-deficient matrix, and a step along a finite direction is
+    what training needs.
+    """
+
+    @staticmethod
+    def forward(ctx, matrix: torch.Tensor) -> torch.Tensor:
+        q_factor, r_factor = torch.linalg.qr(matrix, mode="reduced")
+        diagonal = r_factor.diagonal()
+        signs = torch.where(diagonal < 0, -1.0, 1.0).to(matrix.dtype)
+        q_factor = q_factor * signs
+        r_factor = r_factor * signs[:, None]
+        ctx.save_for_backward(q_factor, r_factor)
+        return q_factor
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        q_factor, r_factor = ctx.saved_tensors
+        diagonal = r_factor.diagonal()
+        floor = (DIAGONAL_GUARD * diagonal.max()).clamp_min(torch.finfo(diagonal.dtype).tiny ** 0.5)
+        guarded = r_factor + torch.diag((floor - diagonal).clamp_min(0))
+        product = -(gradient.T @ q_factor)
+        symmetric = product.tril() + product.tril(-1).T
+        right_side = gradient + q_factor @ symmetric
+        return torch.linalg.solve_triangular(guarded.T, right_side, upper=False, left=False)
+
+
+class OrthogonalConstraint(LipschitzConstraint):
+    """
+    K times the Q factor of the Householder QR of the raw weight (of its transpose when the layer is wide); K is fixed.
+
+    Every singular value of the effective weight is K, so K is not only a bound of the l2 norm but its value. The Q
+    factor does not change when the weight is multiplied by a positive number, which makes it indifferent to weight
+    decay. A plain weight is replaced by its orthogonal polar factor at the start, the nearest orthogonal matrix.
+
+    Args:
+        constant (`float`, *optional*, defaults to 1.0): K.
+
+    Source: Golub and Van Loan, *Matrix Computations*, section 5.2 (Householder QR) and 9.4.3 (polar factor).
+    """
+
+    strategy = "orthogonal"
+
+    def setup(self, device: torch.device | str | None = None, constant: float = 1.0) -> None:
+        if not (isinstance(constant, int | float) and constant > 0):
+            raise ValueError(f"orthogonal's constant is a number above 0, not {constant!r}.")
+        self.requested_constant = float(constant)
+        self._add_constant(device)
+
+    def constant(self) -> torch.Tensor:
+        return self.c
+
+    def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
+        rows, columns = matrix.shape
+        q_factor = OrthonormalFactor.apply(matrix) if rows >= columns else OrthonormalFactor.apply(matrix.T).T
+        return q_factor * self.constant().to(matrix.dtype)
+
+    def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(self.requested_constant, device=matrix.device)
+
+    def start_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+        return (left @ right).to(matrix.dtype)
+
+
+class OrthogonalLipschitzConv1x1(OrthogonalConstraint, LipschitzConv1x1):
+    __doc__ = OrthogonalConstraint.__doc__
+
+
+class OrthogonalLipschitzLinear(OrthogonalConstraint, LipschitzLinear):
+    __doc__ = OrthogonalConstraint.__doc__
+    conv1x1_class = OrthogonalLipschitzConv1x1

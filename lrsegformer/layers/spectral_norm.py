@@ -1,0 +1,53 @@
+"""spectral_norm: the matrix divided by its largest singular value, exactly."""
+
+import torch
+
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+from lrsegformer.layers.norms import l2_norm
+
+SMALLEST_NORM = 1e-30
+
+
+class SpectralNormConstraint(LipschitzConstraint):
+    """
+    The raw weight times `K / sigma(W)`, `sigma` being its largest singular value in float64; K is fixed.
+
+    No state and no power iteration: a weight that was just loaded or overwritten is bounded as well as any other. A
+    zero matrix stays zero.
+
+    Args:
+        constant (`float` or `"initial"`, *optional*, defaults to 1.0):
+            K, or `"initial"` to keep the norm of the weight the layer starts from.
+
+    Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks" (arXiv 1802.05957),
+    equation 8, with the exact norm in place of its power iteration.
+    """
+
+    strategy = "spectral_norm"
+
+    def setup(self, device: torch.device | str | None = None, constant: float | str = 1.0) -> None:
+        if constant != "initial" and not (isinstance(constant, int | float) and constant > 0):
+            raise ValueError(f"spectral_norm's constant is a number above 0 or 'initial', not {constant!r}.")
+        self.requested_constant = constant
+        self._add_constant(device)
+
+    def constant(self) -> torch.Tensor:
+        return self.c
+
+    def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
+        sigma = l2_norm(matrix).clamp_min(SMALLEST_NORM)
+        return (matrix.double() * (self.constant().double() / sigma)).to(matrix.dtype)
+
+    def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
+        if self.requested_constant == "initial":
+            return l2_norm(matrix).clamp_min(SMALLEST_NORM).float()
+        return torch.tensor(float(self.requested_constant), device=matrix.device)
+
+
+class SpectralNormalizedConv1x1(SpectralNormConstraint, LipschitzConv1x1):
+    __doc__ = SpectralNormConstraint.__doc__
+
+
+class SpectralNormalizedLinear(SpectralNormConstraint, LipschitzLinear):
+    __doc__ = SpectralNormConstraint.__doc__
+    conv1x1_class = SpectralNormalizedConv1x1

@@ -1,0 +1,64 @@
+"""stable_softplus: rows (or columns) rescaled to at most a learned constant, in the linf (or l1) norm."""
+
+import torch
+
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+
+SMALLEST_CONSTANT = 1e-6
+
+
+def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
+    """The `c` with `softplus(c) == value` for `value` > 0, without overflow: `value + log(1 - exp(-value))`."""
+    return value + torch.log(-torch.expm1(-value))
+
+
+class StableSoftplusConstraint(LipschitzConstraint):
+    """
+    Row i of the raw weight times `min(1, K / sum_j |W_ij|)` with a learned `K = softplus(c)`.
+
+    The largest absolute row sum is the operator norm in linf, so that norm is at most K. With `norm="l1"` the columns
+    take the place of the rows, and K bounds the operator norm in l1. Rows below K are left as they are; at the start K
+    is the norm of the given weight, so that nothing changes.
+
+    Source: Liu et al. 2022, "Learning Smooth Neural Functions via Lipschitz Regularization" (arXiv 2202.08345),
+    section 4.1; the start of `c` at the inverse softplus, and the floor of 1e-6 under K, are ours.
+    """
+
+    strategy = "stable_softplus"
+    learns_constant = True
+
+    def setup(self, device: torch.device | str | None = None, norm: str = "linf") -> None:
+        if norm not in ("linf", "l1"):
+            raise ValueError(f"stable_softplus bounds the norm 'linf' (rows) or 'l1' (columns), not {norm!r}.")
+        self.norm = norm
+        self._add_constant(device)
+
+    def constant(self) -> torch.Tensor:
+        return torch.nn.functional.softplus(self.c).clamp_min(SMALLEST_CONSTANT)
+
+    def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
+        sums = matrix.abs().sum(dim=self._summed_dim, keepdim=True)
+        constant = self.constant().to(matrix.dtype)
+        # K / max(sum, K) is min(1, K / sum) without a division by the sum of a zero row.
+        return matrix * (constant / torch.maximum(sums, constant))
+
+    def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
+        norm = matrix.abs().sum(dim=self._summed_dim).max().clamp_min(SMALLEST_CONSTANT)
+        start = inverse_softplus(norm.double()).float()
+        # Rounding may leave softplus(c) a hair below the norm, and the weight would shrink: step up until it is not.
+        while torch.nn.functional.softplus(start) < norm:
+            start = torch.nextafter(start, torch.full_like(start, torch.inf))
+        return start
+
+    @property
+    def _summed_dim(self) -> int:
+        return 1 if self.norm == "linf" else 0
+
+
+class StableSoftplusLipschitzConv1x1(StableSoftplusConstraint, LipschitzConv1x1):
+    __doc__ = StableSoftplusConstraint.__doc__
+
+
+class StableSoftplusLipschitzLinear(StableSoftplusConstraint, LipschitzLinear):
+    __doc__ = StableSoftplusConstraint.__doc__
+    conv1x1_class = StableSoftplusLipschitzConv1x1

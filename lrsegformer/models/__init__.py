@@ -1,0 +1,33 @@
+"""The models and their configuration. Importing this package registers them with transformers' Auto classes."""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    SegformerImageProcessorPil,
+)
+
+from lrsegformer._compat import register_key_renaming, register_pipeline_names
+from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.modeling_lrsegformer import (
+    LRSegformerForImageClassification,
+    LRSegformerForSemanticSegmentation,
+)
+
+__all__ = ["LRSegformerConfig", "LRSegformerForImageClassification", "LRSegformerForSemanticSegmentation"]
+
+
+def _register() -> None:
+    segmentation, classification = LRSegformerForSemanticSegmentation, LRSegformerForImageClassification
+    AutoConfig.register(LRSegformerConfig.model_type, LRSegformerConfig, exist_ok=True)
+    AutoModelForSemanticSegmentation.register(LRSegformerConfig, segmentation, exist_ok=True)
+    AutoModelForImageClassification.register(LRSegformerConfig, classification, exist_ok=True)
+    processors = {"pil": SegformerImageProcessorPil}
+    AutoImageProcessor.register(LRSegformerConfig, image_processor_classes=processors, exist_ok=True)
+    register_key_renaming(segmentation.__name__, "SegformerForSemanticSegmentation")
+    register_key_renaming(classification.__name__, "SegformerForImageClassification")
+    register_pipeline_names(LRSegformerConfig.model_type, segmentation.__name__, classification.__name__)
+
+
+_register()

@@ -1,0 +1,105 @@
+"""Starting a model from a checkpoint, and saying exactly what came from it and what did not."""
+
+import json
+from typing import Any
+
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from transformers.utils import logging
+
+from lrsegformer.errors import InputError
+from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
+from lrsegformer.models.architectures import ARCHITECTURES
+
+logger = logging.get_logger(__name__)
+
+MODEL_CLASSES = {
+    "segmentation": LRSegformerForSemanticSegmentation,
+    "classification": LRSegformerForImageClassification,
+}
+LipschitzModel = LRSegformerForSemanticSegmentation | LRSegformerForImageClassification
+
+
+def parse_options(text: str | None) -> dict[str, Any] | None:
+    """The strategy's options from JSON, or `None`."""
+    if text is None:
+        return None
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f'--lipschitz_options is not JSON ({error}): write it like \'{{"norm": "l1"}}\'.') from None
+    if not isinstance(options, dict):
+        raise InputError(f'--lipschitz_options {text} is not a JSON object: write it like \'{{"norm": "l1"}}\'.')
+    return options
+
+
+def build_model(task: str, architecture: str, **config_options: Any) -> LipschitzModel:
+    """A model from scratch; `architecture` is a key of `ARCHITECTURES`."""
+    return _guarded(lambda: MODEL_CLASSES[task](LRSegformerConfig(**ARCHITECTURES[architecture], **config_options)))
+
+
+def load_model(task: str, name_or_path: str, revision: str | None = None, **config_options: Any) -> LipschitzModel:
+    """
+    A model from a checkpoint: a MiT backbone, a stock SegFormer, or one of ours.
+
+    What the checkpoint lacks may only be the head, or the classifier where the number of classes differs; the log says
+    which.
+
+    Args:
+        task (`str`): `"segmentation"` or `"classification"`.
+        name_or_path (`str`): a Hub id or a folder.
+        revision (`str`, *optional*): revision on the Hub.
+        config_options: fields of [`LRSegformerConfig`] that replace the checkpoint's.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: where it cannot be reached, is gated, or is not a SegFormer.
+    """
+
+    def load() -> tuple[LipschitzModel, dict[str, Any]]:
+        return MODEL_CLASSES[task].from_pretrained(
+            name_or_path,
+            revision=revision or "main",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **config_options,
+        )
+
+    model, info = _guarded(load, name_or_path)
+    head = "decode_head." if task == "segmentation" else "classifier."
+    foreign = [key for key in info["missing_keys"] if not key.startswith(head)]
+    mismatched = [key[0] for key in info["mismatched_keys"]]
+    foreign += [key for key in mismatched if not key.startswith(("classifier.", "decode_head.classifier."))]
+    if foreign:
+        raise InputError(
+            f"The checkpoint {name_or_path} does not hold this SegFormer: {len(foreign)} tensors of the encoder are "
+            f"missing or of another size ({sorted(foreign)[0]}, ...). Start from a MiT backbone or a "
+            "SegFormer checkpoint."
+        )
+    fresh = sorted({*info["missing_keys"], *mismatched})
+    logger.info(f"From {name_or_path}; initialised anew: {', '.join(fresh) if fresh else 'nothing'}.")
+    return model
+
+
+def _guarded(load: Any, name: str | None = None) -> Any:
+    offline_ways = "give a local folder by --model_name_or_path, or train from scratch with --architecture tiny"
+    try:
+        return load()
+    except InputError:
+        raise
+    except GatedRepoError:
+        raise InputError(
+            f"The checkpoint {name} is gated: accept its terms on https://huggingface.co/{name} and run "
+            "`hf auth login`."
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"The checkpoint {name} cannot be loaded ({reason}); {offline_ways}.") from None
+    except TypeError as error:
+        if "setup()" not in str(error):
+            raise
+        raise InputError(f"--lipschitz_options: {error}; see the strategy's options in the README.") from None
+    except ValueError as error:
+        # transformers chains what a configuration's own check raised.
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, InputError):
+            raise InputError(str(cause)) from None
+        raise

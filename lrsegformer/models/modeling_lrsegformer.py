@@ -1,0 +1,249 @@
+"""The two models: stock SegFormer with constrained heads."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import SegformerForImageClassification, SegformerForSemanticSegmentation
+from transformers import initialization as init
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.models.segformer.modeling_segformer import SegFormerImageClassifierOutput
+
+from lrsegformer.errors import InputError
+from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.layers.registry import build_lipschitz_linear
+from lrsegformer.losses import segmentation_loss
+from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.decode_head import LRSegformerDecodeHead
+from lrsegformer.models.jacobian import jacobian_penalty, sample_seeds
+from lrsegformer.models.penalty import constants_penalty
+
+
+@dataclass
+class LRSegformerSemanticSegmenterOutput(SemanticSegmenterOutput):
+    """
+    Stock fields, and `lipschitz_penalty` (`torch.Tensor` scalar, or `None` where there is none).
+
+    `loss` is the task loss alone; [`LRSegformerTrainer`] adds the weighted penalty.
+    """
+
+    lipschitz_penalty: torch.Tensor | None = None
+
+
+@dataclass
+class LRSegformerImageClassifierOutput(SegFormerImageClassifierOutput):
+    """
+    Stock fields, and `lipschitz_penalty` (`torch.Tensor` scalar, or `None` where there is none).
+
+    `loss` is the task loss alone; [`LRSegformerTrainer`] adds the weighted penalty.
+    """
+
+    lipschitz_penalty: torch.Tensor | None = None
+
+
+class LipschitzHeadMixin:
+    """What the two models share: initialisation, penalty and report of the constrained layers of the head."""
+
+    config: LRSegformerConfig
+    config_class = LRSegformerConfig
+    # The forward pass normalises the loss over its own batch; the Trainer rescales it to the whole one.
+    accepts_loss_kwargs = False
+    # A stock file has no constants; they start from its weights, so their absence is no news.
+    _keys_to_ignore_on_load_missing = [r"\.c$"]
+
+    def constrained_layers(self) -> dict[str, LipschitzConstraint]:
+        """The constrained layers by their names in the model."""
+        return {name: layer for name, layer in self.named_modules() if isinstance(layer, LipschitzConstraint)}
+
+    def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
+        """Factors of the layer's rows that its constraint includes, or `None`."""
+        return None
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Initialise the tensors of `module` that were not loaded; `c`, if it was not, from the weight that was."""
+        if not isinstance(module, LipschitzConstraint):
+            super()._init_weights(module)
+            return
+        init.normal_(module.weight, mean=0.0, std=self._initial_std(module))
+        if module.bias is not None:
+            init.zeros_(module.bias)
+        if not _was_loaded(module, "c"):
+            module.start_from_weight(self.row_scale_of(module))
+
+    def _initial_std(self, module: LipschitzConstraint) -> float:
+        return self.config.initializer_range
+
+    def _weights_penalty(self) -> torch.Tensor | None:
+        """The penalty that depends on weights alone; cheap enough to be part of every forward pass."""
+        return constants_penalty(self.constrained_layers().values(), self.config.penalty_reduction)
+
+    def lipschitz_report(self) -> dict[str, Any]:
+        """
+        What is bounded, in which norm, by how much, and whether that is guaranteed.
+
+        Returns:
+            `dict` with `strategy`, `scope`, `layers` (a list with `name`, `norm`, `bound`, `exact`, `guaranteed`,
+            `limited` for each constrained layer; `exact` is the operator norm of the effective weight in float64,
+            `limited` whether the constraint holds the bound down) and `head` (`norm`, `bound` or `None`, `guaranteed`,
+            `note`).
+        """
+        from lrsegformer.certification.report import lipschitz_report
+
+        return lipschitz_report(self)
+
+
+def _was_loaded(module: torch.nn.Module, name: str) -> bool:
+    tensor = getattr(module, name, None)
+    # transformers marks what it has loaded from a file; its init functions read the same mark.
+    return tensor is not None and getattr(tensor, "_is_hf_initialized", False)
+
+
+class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanticSegmentation):
+    """
+    SegFormer for semantic segmentation whose decode head is Lipschitz-constrained as the configuration says.
+
+    Without a strategy it is the stock model, with the head computed in a cheaper order. Loads MiT backbones, stock
+    SegFormer
+    checkpoints (constants start at the loaded norms) and its own.
+
+    Args:
+        config ([`LRSegformerConfig`]): the architecture, the strategy, and its scope.
+    """
+
+    def __init__(self, config: LRSegformerConfig):
+        super().__init__(config)
+        self.decode_head = LRSegformerDecodeHead(config)
+        if config.lipschitz_strategy is not None:
+            constrained = (
+                "decode_head.linear_projections" if config.lipschitz_scope == "projections" else "decode_head"
+            )
+            self._keep_in_fp32_modules_strict.add(constrained)
+        self.post_init()
+
+    def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
+        head = self.decode_head
+        return head.fuse_row_scale() if layer is head.linear_fuse else None
+
+    def _initial_std(self, module: LipschitzConstraint) -> float:
+        # With the variance frozen nothing rescales the fused features: keep their variance from layer to layer. The
+        # classifier starts small, as in the stock model.
+        if self.config.lipschitz_scope == "head" and module is not self.decode_head.classifier:
+            return 1 / math.sqrt(module.weight.shape[1])
+        return super()._initial_std(module)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> LRSegformerSemanticSegmenterOutput | tuple:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): normalised images.
+            labels (`torch.Tensor` of shape `(batch, label_height, label_width)`, *optional*):
+                Any integer dtype and any size; the ignore index and negative values do not count.
+
+        Returns:
+            [`LRSegformerSemanticSegmenterOutput`]: logits at a quarter of the input's size, the task loss where labels
+            are given, and the penalty: always where it depends on weights alone, in training mode for jacobian_norm.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        keep_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        outputs = super().forward(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+        loss = None
+        if labels is not None:
+            loss = segmentation_loss(outputs.logits, labels, self.config.semantic_loss_ignore_index)
+        output = LRSegformerSemanticSegmenterOutput(
+            loss=loss,
+            logits=outputs.logits,
+            hidden_states=outputs.hidden_states if keep_hidden_states else None,
+            attentions=outputs.attentions,
+            lipschitz_penalty=self._penalty(pixel_values, outputs.hidden_states),
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _penalty(self, pixel_values: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        if self.config.lipschitz_strategy != "jacobian_norm":
+            return self._weights_penalty()
+        if not (self.training and torch.is_grad_enabled()):
+            return None
+        return jacobian_penalty(self.decode_head.eval_logits, features, sample_seeds(pixel_values))
+
+    def to_vanilla(self) -> SegformerForSemanticSegmentation:
+        """The stock class with equal logits in eval mode; nothing is constrained any more. The weights are copies."""
+        from lrsegformer.hub.export import to_vanilla_segmentation
+
+        return to_vanilla_segmentation(self)
+
+
+class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageClassification):
+    """
+    SegFormer for image classification whose classifier is Lipschitz-constrained as the configuration says.
+
+    The head is the mean over the last stage's positions and the classifier; the constraint bounds the classifier.
+
+    Args:
+        config ([`LRSegformerConfig`]): the architecture and the strategy; the scope has to be `"head"`.
+    """
+
+    def __init__(self, config: LRSegformerConfig):
+        super().__init__(config)
+        if config.lipschitz_strategy is not None:
+            if config.lipschitz_scope != "head":
+                raise InputError(
+                    f"lipschitz_scope {config.lipschitz_scope!r} names projections of the decode head, and a "
+                    "classification model has none: use lipschitz_scope 'head'."
+                )
+            options = config.lipschitz_options or {}
+            channels = config.hidden_sizes[-1]
+            self.classifier = build_lipschitz_linear(config.lipschitz_strategy, channels, config.num_labels, **options)
+            self._keep_in_fp32_modules_strict.add("classifier")
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> LRSegformerImageClassifierOutput | tuple:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): normalised images.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*): class indices.
+
+        Returns:
+            [`LRSegformerImageClassifierOutput`]: logits, the task loss where labels are given (the mean over the
+            batch), and the penalty: always where it depends on weights alone, in training mode for jacobian_norm.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        keep_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        outputs = super().forward(pixel_values, labels=labels, output_hidden_states=True, return_dict=True, **kwargs)
+        output = LRSegformerImageClassifierOutput(
+            loss=outputs.loss,
+            logits=outputs.logits,
+            hidden_states=outputs.hidden_states if keep_hidden_states else None,
+            attentions=outputs.attentions,
+            lipschitz_penalty=self._penalty(pixel_values, outputs.hidden_states[-1]),
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _penalty(self, pixel_values: torch.Tensor, last_stage: torch.Tensor) -> torch.Tensor | None:
+        if self.config.lipschitz_strategy != "jacobian_norm":
+            return self._weights_penalty()
+        if not (self.training and torch.is_grad_enabled()):
+            return None
+        pooled = last_stage.flatten(2).mean(dim=2) if last_stage.ndim == 4 else last_stage.mean(dim=1)
+        return jacobian_penalty(lambda inputs: self.classifier(inputs[0]), [pooled], sample_seeds(pixel_values))
+
+    def to_vanilla(self) -> SegformerForImageClassification:
+        """The stock class with equal logits; nothing is constrained any more. The weights are copies."""
+        from lrsegformer.hub.export import to_vanilla_classification
+
+        return to_vanilla_classification(self)

@@ -1,0 +1,134 @@
+"""Options of the command lines that need neither torch nor transformers, so that `--help` answers at once."""
+
+from dataclasses import dataclass, field
+
+from lrsegformer.layers.registry import STRATEGIES
+
+NO_STRATEGY = "none"
+ARCHITECTURES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
+
+
+def _strategy_help() -> str:
+    rows = "; ".join(f"{name}: {STRATEGIES.summary(name)}" for name in STRATEGIES)
+    return f"Lipschitz strategy of the head, or '{NO_STRATEGY}' for the baseline. {rows}.".replace("%", "%%")
+
+
+@dataclass
+class ModelArguments:
+    """Which model is fine-tuned, and how its head is constrained."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str = field(
+        default="nvidia/mit-b0",
+        metadata={
+            "help": "SegFormer checkpoint to start from: a Hub id or a folder (MiT backbone, SegFormer, or ours)."
+        },
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Revision of the Hub checkpoint."})
+    architecture: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train from scratch with this architecture instead of starting from a checkpoint.",
+            "choices": ARCHITECTURES,
+        },
+    )
+    strategy: str = field(
+        default=NO_STRATEGY,
+        metadata={"help": _strategy_help(), "choices": (NO_STRATEGY, *STRATEGIES)},
+    )
+    scope: str = field(
+        default="head",
+        metadata={
+            "help": "What is constrained: 'head' (every linear map of the head and its BatchNorm) or 'projections' "
+            "(the decode head's four projections; bounds nothing but them).",
+            "choices": ("head", "projections"),
+        },
+    )
+    penalty_reduction: str = field(
+        default="geometric_mean",
+        metadata={
+            "help": "How the learned constants become the penalty.",
+            "choices": ("geometric_mean", "product", "sum", "mean_log"),
+        },
+    )
+    lipschitz_options: str | None = field(
+        default=None, metadata={"help": 'Options of the strategy as JSON, such as \'{"norm": "l1"}\'.'}
+    )
+
+
+@dataclass
+class TrainingDefaults:
+    """
+    What training has beyond `transformers.TrainingArguments`, and the published SegFormer recipe as defaults of the
+    rest.
+
+    Fractions below 1 for `warmup_steps`, `eval_steps`, `save_steps` and `logging_steps` are shares of the run's
+    length.
+    """
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run's outputs. Default: runs/<task>-<strategy>."}
+    )
+    lambda_lip: float = field(default=0.1, metadata={"help": "Weight of the Lipschitz penalty in the loss."})
+    learning_rate: float = field(default=6e-5, metadata={"help": "Base learning rate (the encoder's)."})
+    head_learning_rate_multiplier: float = field(
+        default=10.0, metadata={"help": "The head's learning rate as a multiple of the base rate."}
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and the constants c have none."})
+    total_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Samples an optimizer step, divided over devices and accumulation steps. Default: 16."},
+    )
+    per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Samples a device and forward pass. Default: what total_batch_size leaves."}
+    )
+    gradient_accumulation_steps: int | None = field(
+        default=None, metadata={"help": "Forward passes an optimizer step. Default: what total_batch_size leaves."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=1, metadata={"help": "Samples a device at evaluation; above 1 the images must have one size."}
+    )
+    max_steps: int | None = field(
+        default=None, metadata={"help": "Optimizer steps. Default: 160000, unless num_train_epochs is given."}
+    )
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the training images, in place of max_steps."}
+    )
+    warmup_steps: float = field(
+        default=1500 / 160000, metadata={"help": "Steps of linear warmup, or their share of the run."}
+    )
+    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Learning-rate schedule after the warmup."})
+    lr_scheduler_kwargs: dict | str | None = field(
+        default='{"power": 1.0, "lr_end": 0.0}', metadata={"help": "Options of the schedule, as JSON."}
+    )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient norm to clip at; 0 does not clip."})
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "bfloat16 autocast. Default: where the GPU has it.", "nargs": "?", "const": True},
+    )
+    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
+    eval_steps: float = field(default=0.1, metadata={"help": "Steps between evaluations, or their share of the run."})
+    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints, or their share of the run."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between log lines, or their share of the run."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN losses from the log, at the cost of a device sync a step."}
+    )
+    dataloader_num_workers: int | None = field(
+        default=None, metadata={"help": "Worker processes a device. Default: up to 4, as many as there are cores."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave off: the data sets here yield what the model takes."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Continue a run: a checkpoint folder, or nothing for the last one in output_dir.",
+            "nargs": "?",
+            "const": "true",
+        },
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of initialisation, data order and augmentation."})

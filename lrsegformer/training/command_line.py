@@ -1,0 +1,59 @@
+"""The entry of the command lines: arguments in, one clear line out where they are wrong."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from lrsegformer.errors import InputError
+
+DESCRIPTIONS = {
+    "segmentation": "Fine-tune SegFormer for semantic segmentation with a Lipschitz-constrained decode head.",
+    "classification": "Fine-tune SegFormer for image classification with a Lipschitz-constrained classifier.",
+}
+INPUT_ERROR_STATUS = 2
+
+
+def main(task: str, argv: list[str] | None = None) -> None:
+    """Run the fine-tuning command line of `task`; exits with status 2 after one line where the input is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    run_or_explain(lambda: _finetune(task, argv))
+
+
+def _finetune(task: str, argv: list[str]) -> None:
+    from lrsegformer.training.parser import parse_arguments
+
+    arguments = parse_arguments(task, argv, DESCRIPTIONS[task])
+    from lrsegformer.training.finetune import finetune
+
+    finetune(task, *arguments, command=" ".join([os.path.relpath(sys.argv[0]), *argv]))
+
+
+def run_or_explain(run: Callable[[], None]) -> None:
+    """Call `run`; for a user's mistake or a lack of memory print one line (first process only), exit with status 2."""
+    try:
+        run()
+    except InputError as error:
+        explanation = _own_line(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        explanation = (
+            "out of memory: give a smaller --per_device_train_batch_size (the total batch size stays the same, by "
+            "accumulation), a smaller --image_size, or --activation_checkpointing."
+        )
+    else:
+        return
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {explanation}", file=sys.stderr)
+    sys.exit(INPUT_ERROR_STATUS)
+
+
+def _own_line(message: str) -> str:
+    """The message itself, where a worker process of the data loader has wrapped it in its traceback."""
+    return message.rsplit("InputError: ", maxsplit=1)[-1].strip()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a GPU torch raises OutOfMemoryError, a RuntimeError; on a CPU a plain RuntimeError of the allocator.
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

@@ -1,0 +1,172 @@
+"""One fine-tuning run, from arguments to a folder with everything in it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from lrsegformer.data import DataArguments, DataSplits, load_data
+from lrsegformer.data.dataset import collate
+from lrsegformer.errors import InputError
+from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_options
+from lrsegformer.training.arguments import NO_STRATEGY, ModelArguments
+from lrsegformer.training.outputs import RUN_CONFIG_FILE, print_summary, write_run_config, write_run_outputs
+from lrsegformer.training.processor import build_processor, channel_statistics
+from lrsegformer.training.progress import TimeEstimate
+from lrsegformer.training.trainer import LRSegformerTrainer
+from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+def finetune(
+    task: str,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    training_arguments: LRSegformerTrainingArguments,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """
+    Fine-tune a model, score it, and write the run's folder.
+
+    Args:
+        task (`str`): `"segmentation"` or `"classification"`.
+        command (`str`, *optional*): the command line, for the model card.
+
+    Returns:
+        `dict`: the scores of the validation split, under the Trainer's `eval_` keys.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for anything that the user has to mend, before anything is written over.
+    """
+    arguments = training_arguments
+    arguments.output_dir = arguments.output_dir or f"runs/{task}-{_variant(model_arguments)}"
+    checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
+    _show_progress(arguments)
+    set_seed(arguments.seed)
+    base_model = None if model_arguments.architecture else model_arguments.model_name_or_path
+    image_mean, image_std = channel_statistics(base_model, model_arguments.model_revision)
+    with arguments.main_process_first(desc="opening the data set"):
+        splits = load_data(data_arguments, task, arguments.seed, image_mean, image_std)
+    model = start_model(task, model_arguments, splits)
+    _warn_of_idle_penalty(model, model_arguments, arguments)
+    reduce_zero_label = splits.label_space.reduce_zero_label
+    processor = build_processor(task, splits.eval_size, image_mean, image_std, reduce_zero_label)
+    trainer = LRSegformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=splits.train,
+        eval_dataset=splits.validation,
+        data_collator=collate,
+        processing_class=processor,
+        callbacks=[TimeEstimate()],
+    )
+    if trainer.is_world_process_zero():
+        write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
+        _say_plan(trainer, splits, model_arguments)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    scores = trainer.evaluate()
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        card = {"base_model": base_model, "command": command, "score_at": data_arguments.score_at}
+        write_run_outputs(trainer, task, splits, scores, card)
+        print_summary(trainer, task, splits, scores)
+    if arguments.push_to_hub:
+        trainer.push_to_hub()
+    return scores
+
+
+def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> LipschitzModel:
+    """The model that training starts from, with the data set's classes."""
+    space = splits.label_space
+    options = {
+        "lipschitz_strategy": None if arguments.strategy == NO_STRATEGY else arguments.strategy,
+        "lipschitz_scope": arguments.scope,
+        "penalty_reduction": arguments.penalty_reduction,
+        "lipschitz_options": parse_options(arguments.lipschitz_options),
+        "id2label": space.id2label,
+        "label2id": space.label2id,
+        "semantic_loss_ignore_index": space.ignore_index,
+    }
+    if arguments.architecture:
+        return build_model(task, arguments.architecture, **options)
+    return load_model(task, arguments.model_name_or_path, arguments.model_revision, **options)
+
+
+def checkpoint_to_resume(output_dir: str, requested: str | None) -> str | None:
+    """
+    The checkpoint to continue from, or `None` for a new run.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: where the folder holds another run and no continuation was asked for, or a
+        continuation was and there is nothing to continue.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {output_dir} is a file: give a folder.")
+    if requested is None or requested.lower() == "false":
+        marks = [folder / RUN_CONFIG_FILE, folder / "config.json", *folder.glob("checkpoint-*")]
+        if any(mark.exists() for mark in marks):
+            raise InputError(
+                f"--output_dir {output_dir} holds another run: give another folder, or continue that run with "
+                "--resume_from_checkpoint."
+            )
+        return None
+    if requested.lower() != "true":
+        if not Path(requested).is_dir():
+            raise InputError(f"--resume_from_checkpoint {requested}: no such folder.")
+        return requested
+    last = get_last_checkpoint(output_dir) if folder.is_dir() else None
+    if last is None:
+        raise InputError(
+            f"--resume_from_checkpoint: {output_dir} holds no checkpoint; leave the option out to start anew."
+        )
+    return last
+
+
+def _variant(arguments: ModelArguments) -> str:
+    return "baseline" if arguments.strategy == NO_STRATEGY else arguments.strategy
+
+
+def _show_progress(arguments: LRSegformerTrainingArguments) -> None:
+    """Messages of this package on the main process, at the level that the user chose or else at info."""
+    if arguments.should_log and arguments.log_level == "passive":
+        import logging as standard_logging
+
+        standard_logging.basicConfig(format="%(message)s")
+        standard_logging.getLogger("lrsegformer").setLevel(standard_logging.INFO)
+
+
+def _warn_of_idle_penalty(
+    model: LipschitzModel, model_arguments: ModelArguments, arguments: LRSegformerTrainingArguments
+) -> None:
+    strategy = model.config.lipschitz_strategy
+    default = type(arguments).__dataclass_fields__["lambda_lip"].default
+    if strategy == "jacobian_norm" or arguments.lambda_lip in (0, default):
+        return
+    if not any(layer.learns_constant for layer in model.constrained_layers().values()):
+        logger.warning(
+            f"--lambda_lip {arguments.lambda_lip} has no effect: strategy {model_arguments.strategy} learns no "
+            "constants."
+        )
+
+
+def _say_plan(trainer: LRSegformerTrainer, splits: DataSplits, model_arguments: ModelArguments) -> None:
+    arguments = trainer.args
+    steps_an_epoch = max(len(trainer.get_train_dataloader()) // arguments.gradient_accumulation_steps, 1)
+    steps = arguments.max_steps if arguments.max_steps > 0 else round(arguments.num_train_epochs * steps_an_epoch)
+    head_rate = arguments.learning_rate * arguments.head_learning_rate_multiplier
+    logger.info(
+        f"{splits.dataset_name}: {len(splits.train)} training and {len(splits.validation)} validation images, "
+        f"{splits.label_space.num_labels} classes."
+    )
+    logger.info(
+        f"{_variant(model_arguments)}, lambda_lip {arguments.lambda_lip:g}: {steps} steps of "
+        f"{arguments.total_batch_size} images ({arguments.per_device_train_batch_size} a device x "
+        f"{arguments.gradient_accumulation_steps} accumulation x {arguments.world_size} processes), "
+        f"{steps / steps_an_epoch:.1f} epochs."
+    )
+    logger.info(f"Learning rate {arguments.learning_rate:g} for the encoder, {head_rate:g} for the head.")

@@ -1,0 +1,184 @@
+"""What a run leaves in its folder besides the model: configuration, scores, pictures, card, and the closing table."""
+
+import json
+import math
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lrsegformer.data import DataSplits
+from lrsegformer.evaluation import (
+    palette,
+    predict_classes,
+    save_classification_samples,
+    save_curves,
+    save_samples,
+)
+from lrsegformer.hub.card import write_model_card
+from lrsegformer.training.parser import arguments_to_config
+
+if TYPE_CHECKING:
+    from lrsegformer.training.trainer import LRSegformerTrainer
+
+RUN_CONFIG_FILE = "run.yaml"
+SAMPLES = {"segmentation": 6, "classification": 18}
+SHOWN_SCORES = {
+    "segmentation": ("mean_iou", "mean_accuracy", "overall_accuracy", "f1", "matthews_correlation"),
+    "classification": ("accuracy", "precision", "recall", "f1", "matthews_correlation"),
+}
+_PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "datasets", "pillow")
+
+
+def write_run_config(folder: str, *arguments: Any) -> None:
+    """`run.yaml`: every option that differs from its default, as `--config` takes it back."""
+    import yaml
+
+    path = Path(folder) / RUN_CONFIG_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(arguments_to_config(*arguments), sort_keys=False), encoding="utf-8")
+
+
+def write_run_outputs(
+    trainer: "LRSegformerTrainer", task: str, splits: DataSplits, scores: dict[str, Any], card: dict[str, Any]
+) -> None:
+    """
+    `all_results.json`, `curves.png`, `samples.png` and the model card `README.md`.
+
+    Args:
+        scores: what `trainer.evaluate()` returned.
+        card: `base_model`, `command` and `score_at`, for the card and the results.
+    """
+    folder = Path(trainer.args.output_dir)
+    report = trainer.model.lipschitz_report()
+    results = {
+        **scores,
+        "score_at": card["score_at"] if task == "segmentation" else None,
+        "classes": list(splits.label_space.names),
+        "constant_answer": constant_answer(splits, task),
+        "lipschitz": report,
+        "versions": _versions(),
+    }
+    (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2) + "\n", encoding="utf-8")
+    save_curves(trainer.state.log_history, folder / "curves.png")
+    _save_sample_sheet(trainer, task, splits, folder / "samples.png")
+    write_model_card(
+        folder,
+        config=trainer.model.config,
+        task=task,
+        base_model=card["base_model"],
+        dataset_name=splits.dataset_name,
+        dataset_hub_id=splits.hub_id,
+        metrics=scores,
+        lipschitz_report=report,
+        hyperparameters=_hyperparameters(trainer, splits, task, card["score_at"]),
+        versions=_versions(),
+        command=card["command"],
+    )
+
+
+def constant_answer(splits: DataSplits, task: str) -> dict[str, float] | None:
+    """
+    The scores of answering one class everywhere, the commonest of the validation split: what any model has to beat.
+
+    Reads every validation label once; `None` where there are more than 5000 of them.
+    """
+    from lrsegformer.evaluation.scores import scores_from_counts
+
+    dataset = splits.validation
+    if len(dataset) > 5000:
+        return None
+    space = splits.label_space
+    counts = np.zeros(space.num_labels, dtype=np.int64)
+    for index in dataset.indices:
+        example = dataset.source[int(index)]
+        if task == "segmentation":
+            encoded = space.encode_mask(example.target, example.name)
+            valid = encoded[encoded != space.ignore_index]
+            counts += np.bincount(valid.ravel(), minlength=space.num_labels)
+        else:
+            counts[int(example.target)] += 1
+    table = torch.zeros(space.num_labels, space.num_labels, dtype=torch.int64)
+    table[:, int(counts.argmax())] = torch.from_numpy(counts)
+    answer = scores_from_counts(table, task=task)
+    return {"class": space.names[int(counts.argmax())], **{name: answer[name] for name in SHOWN_SCORES[task]}}
+
+
+def print_summary(trainer: "LRSegformerTrainer", task: str, splits: DataSplits, scores: dict[str, Any]) -> None:
+    """The closing table: scores beside those of a constant answer, the bound of the head, where the outputs lie."""
+    folder = Path(trainer.args.output_dir)
+    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    constant = results["constant_answer"] or {}
+    answer = f"always {constant['class']!r}" if constant else "constant answer"
+    lines = [f"{'score':<24}{'model':>10}  {answer}"]
+    for name in SHOWN_SCORES[task]:
+        beside = f"{constant[name]:.4f}" if constant.get(name) is not None else "-"
+        lines.append(f"{name:<24}{scores[f'eval_{name}']:>10.4f}  {beside}")
+    head = results["lipschitz"]["head"]
+    if head["bound"] is None:
+        lines.append(f"Bound of the head: none. {head['note']}")
+    else:
+        lines.append(f"Bound of the head ({head['norm']}): {head['bound']:.4g}, guaranteed. {head['note']}")
+    lines.append(
+        f"Outputs: {folder} (model, processor, README.md, all_results.json, curves.png, samples.png, run.yaml)"
+    )
+    print("\n" + "\n".join(lines))
+
+
+@torch.no_grad()
+def _save_sample_sheet(trainer: "LRSegformerTrainer", task: str, splits: DataSplits, path: Path) -> None:
+    dataset, space = splits.validation, splits.label_space
+    count = min(SAMPLES[task], len(dataset))
+    chosen = [index * len(dataset) // count for index in range(count)]
+    model = trainer.model.eval()
+    images, truths, predictions = [], [], []
+    for index in chosen:
+        example = dataset.source[int(dataset.indices[index])]
+        pixel_values = dataset[index]["pixel_values"][None].to(device=model.device, dtype=model.dtype)
+        logits = model(pixel_values=pixel_values).logits
+        images.append(example.image)
+        if task == "segmentation":
+            truths.append(space.encode_mask(example.target, example.name))
+            predictions.append(predict_classes(logits, truths[-1].shape)[0].cpu().numpy())
+        else:
+            truths.append(space.names[int(example.target)])
+            predictions.append(space.names[logits.argmax(dim=-1).item()])
+    if task == "segmentation":
+        save_samples(images, truths, predictions, path, palette(space.num_labels), space.names)
+    else:
+        save_classification_samples(images, truths, predictions, path)
+
+
+def _hyperparameters(trainer: "LRSegformerTrainer", splits: DataSplits, task: str, score_at: str) -> dict[str, Any]:
+    arguments = trainer.args
+    values = {
+        "steps": trainer.state.global_step,
+        "total batch size": arguments.total_batch_size,
+        "image size": splits.image_size,
+        "learning rate": arguments.learning_rate,
+        "head learning rate": arguments.learning_rate * arguments.head_learning_rate_multiplier,
+        "weight decay": arguments.weight_decay,
+        "warmup steps": arguments.get_warmup_steps(trainer.state.max_steps),
+        "schedule": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
+        "lambda_lip": arguments.lambda_lip,
+        "seed": arguments.seed,
+        "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
+    }
+    return {**values, "scored at": f"{score_at} size"} if task == "segmentation" else values
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in _PACKAGES}
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: absent classes become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value

@@ -1,0 +1,207 @@
+"""The Trainer: penalty, exact scaling of the loss, optimizer groups, bounded-memory scores."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.utils import logging
+
+from lrsegformer._compat import StrictCheckpointMixin
+from lrsegformer.errors import InputError
+from lrsegformer.losses import valid_pixels
+from lrsegformer.training.optimizer import parameter_groups
+from lrsegformer.training.scoring import RunningScores
+from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
+    """
+    [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
+
+    - `loss = loss_task + loss_lipschitz`, the second `lambda_lip` times the model's `lipschitz_penalty`; the log has
+      all three, and `lipschitz/<layer>` with the bound of each constrained layer.
+    - The task loss is the mean over the valid pixels (segmentation) or samples (classification) of the whole batch of
+      an optimizer step, over accumulation steps and processes. Loss and gradients do not depend on how that batch is
+      split.
+    - Resuming and `load_best_model_at_end` restore every tensor or raise.
+    - The head has its own learning rate; norms and the constants `c` do not decay.
+    - Without `compute_metrics`, evaluation computes the scores of [`~lrsegformer.evaluation.ConfusionMatrix`] at the
+      size of the labels, in constant memory.
+
+    Args:
+        model: [`LRSegformerForSemanticSegmentation`], [`LRSegformerForImageClassification`], or a stock SegFormer.
+        args ([`LRSegformerTrainingArguments`]): recipe and weight of the penalty.
+        kwargs: everything else that [`~transformers.Trainer`] takes.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for `label_smoothing_factor` with segmentation.
+    """
+
+    # compute_loss normalises over the whole accumulated batch.
+    loss_is_scaled_for_ga = True
+    args: LRSegformerTrainingArguments
+
+    def __init__(self, model: Any = None, args: LRSegformerTrainingArguments | None = None, **kwargs):
+        args = LRSegformerTrainingArguments(output_dir="trainer_output") if args is None else args
+        compute_metrics: Callable | None = kwargs.pop("compute_metrics", None)
+        scores = None
+        if compute_metrics is None and model is not None:
+            scores = compute_metrics = RunningScores.for_model(model)
+            args.batch_eval_metrics = True
+        super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
+        # A stock model takes **kwargs, which the Trainer reads as "normalises its loss itself" (transformers#47688).
+        self.model_accepts_loss_kwargs = False
+        self._segments = hasattr(self.accelerator.unwrap_model(self.model), "decode_head")
+        if self._segments and args.label_smoothing_factor:
+            raise InputError(
+                "--label_smoothing_factor smooths over the wrong axis of a segmentation model and takes the ignore "
+                "label for a class: leave it at 0 for segmentation."
+            )
+        self._scores = scores
+        self._scoring = False
+        self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
+        self._reset_parts()
+        self._last_eval_penalty: torch.Tensor | None = None
+
+    # ---- loss ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | None]:
+        """The batches of one optimizer step, and what they hold over all processes: (valid labels, samples), int64."""
+        batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = [self._count(batch["labels"]) for batch in batch_samples if "labels" in batch]
+        if not counts:
+            return batch_samples, None
+        return batch_samples, self.accelerator.reduce(torch.stack(counts).sum(dim=0).to(device), reduction="sum")
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """
+        Task loss plus `lambda_lip` times the penalty.
+
+        In training both are multiplied by this forward pass's share of the optimizer step's batch, so that the sum
+        over accumulation steps, averaged over processes, is the loss of the whole batch.
+        """
+        outputs = model(**inputs)
+        task_loss = outputs["loss"]
+        if self.label_smoother is not None:
+            task_loss = self.label_smoother(outputs, inputs["labels"])
+        penalty = outputs.get("lipschitz_penalty")
+        penalty = task_loss.new_zeros(()) if penalty is None else penalty
+        if model.training:
+            valid_share, sample_share = self._shares(inputs, num_items_in_batch)
+            task_loss, weighted = task_loss * valid_share, penalty * (sample_share * self.args.lambda_lip)
+            self._task_sum = self._task_sum.to(task_loss.device) + task_loss.detach()
+            self._penalty_sum = self._penalty_sum.to(task_loss.device) + weighted.detach()
+        else:
+            weighted = penalty * self.args.lambda_lip
+            self._last_eval_penalty = weighted.detach()
+        loss = task_loss + weighted
+        return (loss, outputs) if return_outputs else loss
+
+    def _count(self, labels: torch.Tensor) -> torch.Tensor:
+        samples = torch.tensor(labels.shape[0], device=labels.device)
+        if not self._segments:
+            return torch.stack([samples, samples])
+        return torch.stack([valid_pixels(labels, self._ignore_index).sum(), samples])
+
+    def _shares(self, inputs: dict[str, Any], totals: torch.Tensor | None) -> tuple[torch.Tensor | float, ...]:
+        """This forward pass's share of the valid labels and of the samples, times the number of processes."""
+        if totals is None:
+            return 1.0, 1.0
+        counts = self._count(inputs["labels"])
+        self._void_batches = self._void_batches.to(counts.device) + (counts[0] == 0)
+        shares = counts / totals.clamp_min(1) * self.accelerator.num_processes
+        return shares[0].float(), shares[1].float()
+
+    # ---- log ----
+
+    def _reset_parts(self) -> None:
+        self._task_sum = torch.zeros(())
+        self._penalty_sum = torch.zeros(())
+        self._void_batches = torch.zeros((), dtype=torch.int64)
+        self._parts_since_step = self.state.global_step
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add `loss_task`, `loss_lipschitz` and the layers' bounds to a training log; one gather a log line."""
+        if "loss" in logs:
+            logs = {**logs, **self._training_parts()}
+        super().log(logs, start_time)
+
+    def _training_parts(self) -> dict[str, float]:
+        steps = max(self.state.global_step - self._parts_since_step, 1)
+        local = torch.stack([self._task_sum, self._penalty_sum, self._void_batches.float()]).to(self.args.device)
+        task, penalty, void = self.accelerator.gather(local[None]).float().mean(dim=0).tolist()
+        self._reset_parts()
+        if void > 0:
+            logger.warning("Every label was the ignore label in at least one batch; its loss counts as 0.")
+        return {"loss_task": task / steps, "loss_lipschitz": penalty / steps, **self._layer_bounds()}
+
+    @torch.no_grad()
+    def _layer_bounds(self) -> dict[str, float]:
+        model = self.accelerator.unwrap_model(self.model)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not hasattr(model, "constrained_layers"):
+            return {}
+        return {
+            f"lipschitz/{name.removeprefix('decode_head.')}": layer.lipschitz_bound(model.row_scale_of(layer)).item()
+            for name, layer in model.constrained_layers().items()
+        }
+
+    # ---- evaluation ----
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Scores of the whole data set, from one confusion matrix; see [`~transformers.Trainer.evaluate`]."""
+        self._scoring = self._scores is not None
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._scoring = False
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        if self._scores is not None:
+            self._scores.reset()
+        self._last_eval_penalty = None
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss = output.metrics.get(f"{metric_key_prefix}_loss")
+        if loss is not None:
+            penalty = 0.0 if self._last_eval_penalty is None else self._last_eval_penalty.item()
+            output.metrics[f"{metric_key_prefix}_loss_task"] = loss - penalty
+            output.metrics[f"{metric_key_prefix}_loss_lipschitz"] = penalty
+        return output
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """During [`evaluate`], logits and labels become counts a sample, which is all that leaves the device."""
+        if not self._scoring or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return loss.detach(), *self._scores.of_batch(outputs["logits"], inputs["labels"])
+
+    # ---- optimizer ----
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of `args`, over the groups of SegFormer's recipe ([`parameter_groups`])."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model, self.args.learning_rate, self.args.head_learning_rate_multiplier, self.args.weight_decay
+            )
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer

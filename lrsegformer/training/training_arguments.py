@@ -1,0 +1,66 @@
+"""`TrainingArguments` with SegFormer's recipe as defaults and the weight of the penalty."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import logging
+
+from lrsegformer.errors import InputError
+from lrsegformer.training.arguments import TrainingDefaults
+from lrsegformer.training.batch_size import split_total_batch_size
+
+logger = logging.get_logger(__name__)
+
+RECIPE_STEPS = 160_000
+MOST_WORKERS = 4
+
+
+@dataclass
+class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
+    """
+    [`~transformers.TrainingArguments`] for [`LRSegformerTrainer`].
+
+    The defaults are the published SegFormer recipe for ADE20K: AdamW at 6e-5 with the head at 10 times that, weight
+    decay 0.01, 160k steps of 16 samples, linear warmup over 1500 of them, then linear decay to 0 (NVlabs/SegFormer,
+    `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier` and `total_batch_size`.
+
+    After construction `total_batch_size`, `per_device_train_batch_size` and `gradient_accumulation_steps` agree;
+    `bf16` is set where the GPU supports it and nothing else was asked for; `max_steps` is -1 where `num_train_epochs`
+    was given alone.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: batch sizes that do not divide, or a negative `lambda_lip`.
+    """
+
+    def __post_init__(self):
+        if self.lambda_lip < 0:
+            raise InputError(f"--lambda_lip is {self.lambda_lip}: give 0 or a positive weight.")
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        sizes = split_total_batch_size(
+            self.total_batch_size, self.per_device_train_batch_size, self.gradient_accumulation_steps, world_size
+        )
+        self.total_batch_size, self.per_device_train_batch_size, self.gradient_accumulation_steps = sizes
+        if self.max_steps is None:
+            self.max_steps = RECIPE_STEPS if self.num_train_epochs is None else -1
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 1.0
+        if self.bf16 is None:
+            self.bf16 = self._prefers_bf16()
+        if self.dataloader_num_workers is None:
+            local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            self.dataloader_num_workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // local_processes))
+        super().__post_init__()
+        if self.n_gpu > 1:
+            logger.warning(
+                f"{self.n_gpu} GPUs are visible, but this is one process: it uses the first. Start with "
+                "`accelerate launch --config_file accelerate_configs/ddp.yaml` to use all of them."
+            )
+            self._n_gpu = 1
+
+    def _prefers_bf16(self) -> bool:
+        chosen_elsewhere = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
+        if self.use_cpu or chosen_elsewhere or not torch.cuda.is_available():
+            return False
+        return torch.cuda.is_bf16_supported()

@@ -1,0 +1,69 @@
+"""Classes at full resolution: exactly what upsampling everything and taking the argmax gives."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lrsegformer.errors import InputError
+from lrsegformer.evaluation import predict_classes
+
+
+def interpolate_then_argmax(logits, size):
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
+
+
+@pytest.mark.parametrize("size", [(32, 40), (64, 80), (61, 97), (5, 3), (8, 10), (1, 1), (128, 7)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_interpolate_then_argmax(size, batch):
+    logits = torch.randn(batch, 19, 8, 10, generator=torch.Generator().manual_seed(sum(size)))
+    classes = predict_classes(logits, size)
+    assert classes.dtype == torch.uint8
+    assert torch.equal(classes.long(), interpolate_then_argmax(logits, size))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_layouts_and_half_precision(memory_format, dtype):
+    logits = torch.randn(2, 7, 9, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+    logits = logits.contiguous(memory_format=memory_format)
+    assert torch.equal(predict_classes(logits, (37, 50)).long(), interpolate_then_argmax(logits, (37, 50)))
+
+
+def test_ties_go_to_the_lowest_class():
+    logits = torch.zeros(1, 4, 2, 2)
+    logits[:, 2:] = 1.0
+    assert (predict_classes(logits, (6, 6)) == 2).all()
+
+
+def test_many_classes_need_a_wider_type():
+    logits = torch.zeros(1, 300, 2, 2)
+    logits[:, 299] = 1.0
+    classes = predict_classes(logits, (4, 4))
+    assert classes.dtype == torch.int16
+    assert (classes == 299).all()
+    assert predict_classes(torch.zeros(1, 256, 1, 1), (1, 1)).dtype == torch.uint8
+
+
+def test_one_class_and_no_gradient():
+    classes = predict_classes(torch.zeros(1, 1, 2, 2, requires_grad=True), (4, 4))
+    assert not classes.requires_grad
+    assert (classes == 0).all()
+
+
+def test_the_upsampled_logits_are_never_held(monkeypatch):
+    """No upsampling call makes more than one plane."""
+    planes = []
+    interpolate = F.interpolate
+
+    def spy(tensor, **options):
+        planes.append(tensor.shape[1])
+        return interpolate(tensor, **options)
+
+    monkeypatch.setattr(F, "interpolate", spy)
+    predict_classes(torch.randn(1, 12, 4, 4), (16, 16))
+    assert planes == [1] * 12
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(InputError, match="height, width"):
+        predict_classes(torch.zeros(3, 4, 4), (8, 8))
