@@ -79,15 +79,16 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         """Fuse the stage features `(batch, hidden_sizes[i], height_i, width_i)` on the finest grid."""
         features = [self._as_map(hidden_state) for hidden_state in encoder_hidden_states]
         matrices, bias = self.folded_maps()
+        batch_size, _, *size = features[0].shape
         fused = None
-        for index, (matrix, feature) in enumerate(zip(matrices, features, strict=True)):
-            kernel = matrix.to(feature.dtype)[:, :, None, None]
-            part = nn.functional.conv2d(feature, kernel, bias.to(feature.dtype) if index == 0 else None)
-            if part.shape[-2:] != features[0].shape[-2:]:
-                size = features[0].shape[-2:]
+        for matrix, feature in zip(matrices, features, strict=True):
+            # Batched products keep the plain memory format that upsampling works in; others are copied to it.
+            matrices_of_batch = matrix.to(feature.dtype).expand(batch_size, -1, -1)
+            part = torch.bmm(matrices_of_batch, feature.flatten(2)).view(batch_size, -1, *feature.shape[2:])
+            if list(feature.shape[2:]) != size:
                 part = nn.functional.interpolate(part, size=size, mode="bilinear", align_corners=False)
             fused = part if fused is None else fused + part
-        return fused
+        return fused + bias.to(fused.dtype)[:, None, None]
 
     def forward(self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs) -> torch.Tensor:
         """Logits `(batch, num_labels, height / 4, width / 4)` from the features of all stages, finest first."""

@@ -64,7 +64,8 @@ def finetune(
         callbacks=[TimeEstimate()],
     )
     if trainer.is_world_process_zero():
-        write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
+        if checkpoint is None:
+            write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
         _say_plan(trainer, splits, model_arguments)
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate()

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -141,18 +142,13 @@ def _let_epochs_or_steps_win(namespace: dict[str, Any], argv: list[str]) -> None
 
 
 def arguments_to_config(*arguments: Any) -> dict[str, Any]:
-    """What differs from the defaults, under the names that `--config` takes back."""
+    """What differs from the defaults, under the names that `--config` takes back; not what continues another run."""
     config: dict[str, Any] = {}
     for group in arguments:
         for item in dataclasses.fields(group):
-            if not item.init:
-                continue
             value = getattr(group, item.name)
-            default = item.default if item.default is not dataclasses.MISSING else None
-            if value != default and _is_plain(value):
+            value = value.value if isinstance(value, Enum) else value
+            if item.init and value != item.default and isinstance(value, str | int | float | list | dict):
                 config[item.name] = value
-    return config
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool | list | dict)
+    config.pop("resume_from_checkpoint", None)
+    return {name: value for name, value in config.items() if value not in ([], {})}

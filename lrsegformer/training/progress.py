@@ -1,4 +1,4 @@
-"""What a run says about its length: the steps before it starts, the time after the first ones."""
+"""Callbacks of a run: the epoch for its data, and an estimate of its length after the first steps."""
 
 import time
 
@@ -19,6 +19,19 @@ def readable_time(seconds: float) -> str:
     if hours:
         return f"{hours} h {minute} min"
     return f"{minute} min {second} s" if minute else f"{second} s"
+
+
+class EpochOfData(TrainerCallback):
+    """
+    Tell the training data set which epoch it is, so that augmentation differs from epoch to epoch.
+
+    accelerate passes the epoch to a data set only where its sampler does not take it, which the Trainer's does.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        dataset = getattr(train_dataloader, "dataset", None)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int(state.epoch or 0))
 
 
 class TimeEstimate(TrainerCallback):

@@ -11,6 +11,7 @@ from lrsegformer._compat import StrictCheckpointMixin
 from lrsegformer.errors import InputError
 from lrsegformer.losses import valid_pixels
 from lrsegformer.training.optimizer import parameter_groups
+from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningScores
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
@@ -65,6 +66,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
         self._reset_parts()
         self._last_eval_penalty: torch.Tensor | None = None
+        self.add_callback(EpochOfData())
 
     # ---- loss ----
 
@@ -132,10 +134,14 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._parts_since_step = self.state.global_step
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add `loss_task`, `loss_lipschitz` and the layers' bounds to a training log; one gather a log line."""
+        """
+        Add `loss_task`, `loss_lipschitz` and the layers' bounds to a training log, with one gather a log line.
+
+        Lists (the scores of each class) stay in what [`evaluate`] returns: trackers take numbers alone.
+        """
         if "loss" in logs:
             logs = {**logs, **self._training_parts()}
-        super().log(logs, start_time)
+        super().log({name: value for name, value in logs.items() if not isinstance(value, list)}, start_time)
 
     def _training_parts(self) -> dict[str, float]:
         steps = max(self.state.global_step - self._parts_since_step, 1)

@@ -51,6 +51,9 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
         if self.dataloader_num_workers is None:
             local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             self.dataloader_num_workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // local_processes))
+        # Without an accelerator pinned memory serves nothing, and torch warns of it.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         super().__post_init__()
         if self.n_gpu > 1:
             logger.warning(
