@@ -3,8 +3,8 @@
 Importing this package is cheap: torch, `datasets` and scikit-learn are loaded by the functions that need them.
 """
 
-from .arguments import DataArguments
-from .labels import LabelSpace
-from .loading import DataSplits, load_data
+from lrsegformer.data.arguments import DataArguments
+from lrsegformer.data.labels import LabelSpace
+from lrsegformer.data.loading import DataSplits, load_data
 
 __all__ = ["DataArguments", "DataSplits", "LabelSpace", "load_data"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..errors import InputError
+from lrsegformer.errors import InputError
 
 
 @dataclass

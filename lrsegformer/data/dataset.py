@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import InputError
-from .examples import ExampleSource
-from .labels import LabelSpace
+from lrsegformer.data.examples import ExampleSource
+from lrsegformer.data.labels import LabelSpace
+from lrsegformer.errors import InputError
 
 Transform = Callable[[Image.Image, Any, np.random.Generator], dict[str, Any]]
 

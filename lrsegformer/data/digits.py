@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from .examples import DataSource, Example
-from .labels import LabelSpace
+from lrsegformer.data.examples import DataSource, Example
+from lrsegformer.data.labels import LabelSpace
 
 SEGMENTATION_NAMES = ("background", *(f"digit {digit}" for digit in range(10)))
 CLASSIFICATION_NAMES = tuple(f"digit {digit}" for digit in range(10))

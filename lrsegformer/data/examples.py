@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import InputError
+from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
-    from .labels import LabelSpace
+    from lrsegformer.data.labels import LabelSpace
 
 # Pillow stretches the values of 2- and 4-bit grey PNGs to 0..255: right for pictures, wrong for class indices.
 _STRETCHED_GREY = {"L;2": 85, "L;4": 17}

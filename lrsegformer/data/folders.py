@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from .ade20k import ADE20K_NAMES
-from .arguments import FOLDER_OPTIONS, DataArguments
-from .examples import DataSource, Example, check_sizes, open_image, open_mask
-from .labels import LabelSpace, read_label_names, space_of_masks
+from lrsegformer.data.ade20k import ADE20K_NAMES
+from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
+from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
+from lrsegformer.data.labels import LabelSpace, read_label_names, space_of_masks
+from lrsegformer.errors import InputError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"))
 _SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid")}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
-from .ade20k import ADE20K_NAMES
-from .arguments import DataArguments
-from .examples import DataSource, Example, check_sizes, open_image, open_mask
-from .hub_access import load_splits
-from .labels import LabelSpace, read_label_names, space_of_masks
+from lrsegformer.data.ade20k import ADE20K_NAMES
+from lrsegformer.data.arguments import DataArguments
+from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
+from lrsegformer.data.hub_access import load_splits
+from lrsegformer.data.labels import LabelSpace, read_label_names, space_of_masks
+from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
     import datasets

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from .arguments import DataArguments
+from lrsegformer.data.arguments import DataArguments
+from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
     import datasets

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from .ade20k import ADE20K_NAMES
+from lrsegformer.data.ade20k import ADE20K_NAMES
+from lrsegformer.errors import InputError
 
 logger = logging.getLogger(__name__)
 

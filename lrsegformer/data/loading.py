@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ..errors import InputError
-from .arguments import DataArguments
-from .labels import LabelSpace
+from lrsegformer.data.arguments import DataArguments
+from lrsegformer.data.labels import LabelSpace
+from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
-    from .dataset import ImageDataset, Transform
-    from .examples import DataSource
+    from lrsegformer.data.dataset import ImageDataset, Transform
+    from lrsegformer.data.examples import DataSource
 
 DIGITS = "digits"
 _DIGITS_TRAIN, _DIGITS_VALIDATION = 2000, 200
@@ -65,7 +65,7 @@ def load_data(
     Raises:
         InputError: anything the user has to mend: see the sources in `folders.py` and `hub.py`.
     """
-    from .dataset import ImageDataset
+    from lrsegformer.data.dataset import ImageDataset
 
     if task not in _IMAGE_SIZES:
         raise InputError(f"task {task!r} is unknown; give `segmentation` or `classification`")
@@ -98,17 +98,17 @@ def load_data(
 def _open_source(arguments: DataArguments, task: str, seed: int, image_size: int) -> DataSource:
     dataset = arguments.dataset
     if dataset == DIGITS:
-        from .digits import load_digit_images
+        from lrsegformer.data.digits import load_digit_images
 
         counts = arguments.max_train_samples or _DIGITS_TRAIN, arguments.max_eval_samples or _DIGITS_VALIDATION
         return load_digit_images(task, *counts, image_size, seed)
     if arguments.train_images is not None and task == "classification":
         raise InputError("--train_images and --train_masks are for segmentation; give class folders by --dataset")
     if arguments.train_images is not None or (dataset is not None and _is_local(dataset)):
-        from .folders import load_class_folders, load_mask_folders
+        from lrsegformer.data.folders import load_class_folders, load_mask_folders
 
         return load_mask_folders(arguments) if task == "segmentation" else load_class_folders(arguments)
-    from .hub import load_hub
+    from lrsegformer.data.hub import load_hub
 
     return load_hub(arguments, task)
 
@@ -128,7 +128,7 @@ def _segmentation_transforms(
     eval_size: int,
     statistics: tuple[Sequence[float], Sequence[float]],
 ) -> tuple[Transform, Transform]:
-    from .transforms import SegmentationEvalTransform, SegmentationTrainTransform
+    from lrsegformer.data.transforms import SegmentationEvalTransform, SegmentationTrainTransform
 
     train = SegmentationTrainTransform(
         image_size,
@@ -148,7 +148,7 @@ def _classification_transforms(
     eval_size: int,
     statistics: tuple[Sequence[float], Sequence[float]],
 ) -> tuple[Transform, Transform]:
-    from .transforms import ClassificationEvalTransform, ClassificationTrainTransform
+    from lrsegformer.data.transforms import ClassificationEvalTransform, ClassificationTrainTransform
 
     crop_area_min = arguments.crop_area_min or (0.5 if arguments.dataset == DIGITS else 0.08)
     train = ClassificationTrainTransform(

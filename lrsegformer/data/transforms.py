@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .colours import colour_jitter, photometric_distortion
+from lrsegformer.data.colours import colour_jitter, photometric_distortion
 
 _BILINEAR = Image.Resampling.BILINEAR
 _SIZE_MULTIPLE = 32  # the stride of the last encoder stage

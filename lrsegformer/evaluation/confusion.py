@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from lrsegformer.errors import InputError
-
-from .scores import TASKS, check_label_space, confusion_counts, scores_from_counts
+from lrsegformer.evaluation.scores import TASKS, check_label_space, confusion_counts, scores_from_counts
 
 __all__ = ["ConfusionMatrix", "confusion_counts", "scores_from_counts"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .tables import bounds_section, is_finite, table
+from lrsegformer.hub.tables import bounds_section, is_finite, table
 
 SEGFORMER_LICENSE = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
 

@@ -16,16 +16,22 @@ INPUT_ERROR_STATUS = 2
 def main(task: str, argv: list[str] | None = None) -> None:
     """Run the fine-tuning command line of `task`; exits with status 2 after one line where the input is wrong."""
     argv = sys.argv[1:] if argv is None else argv
-    run_or_explain(lambda: _finetune(task, argv))
+    run_or_explain(lambda: finetune_command(task, argv))
 
 
-def _finetune(task: str, argv: list[str]) -> None:
+def finetune_command(task: str, argv: list[str]) -> None:
+    """Parse `argv` and run; the command line of the run, for its model card, is that of this process."""
     from lrsegformer.training.parser import parse_arguments
 
     arguments = parse_arguments(task, argv, DESCRIPTIONS[task])
     from lrsegformer.training.finetune import finetune
 
-    finetune(task, *arguments, command=" ".join([os.path.relpath(sys.argv[0]), *argv]))
+    finetune(task, *arguments, command=command_without_folders([os.path.relpath(sys.argv[0]), *sys.argv[1:]]))
+
+
+def command_without_folders(argv: list[str]) -> str:
+    """The command line for a model card: of an absolute path only the last part, which says what it is."""
+    return " ".join(os.path.basename(word.rstrip("/")) if os.path.isabs(word) else word for word in argv)
 
 
 def run_or_explain(run: Callable[[], None]) -> None:

@@ -1,0 +1,17 @@
+"""
+Both tasks behind one command with short names.
+
+    python scripts/run.py --task segmentation --variant lipschitz --strategy spectral_norm \\
+        --epochs 30 --batch_size 8 --lr 5e-5
+
+Every other option is that of scripts/finetune_seg.py or scripts/finetune_cls.py.
+"""
+
+import os
+
+os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
+
+from lrsegformer.training.short_names import main
+
+if __name__ == "__main__":
+    main()
