@@ -74,12 +74,12 @@ def _bounded_head(head: "LRSegformerDecodeHead") -> dict[str, Any]:
     The bound from the stage features to the low-resolution logits, as a product of the layers' bounds.
 
     Bilinear upsampling is an average (norm 1 in all three norms), ReLU and eval-mode dropout have norm 1, centring
-    adds a constant. The four scales add up: in quadrature in l2, to their largest in linf and l1, each after the fuse
-    convolution.
+    adds a constant. The four scales have inputs of their own, so the largest of their projections' bounds counts.
+    `folded_bound` takes the norm of the product of projections and fuse convolution in place of the product of norms.
+    Proof in docs/lipschitz_constraints.md.
     """
     projections = torch.stack([projection.proj.lipschitz_bound() for projection in head.linear_projections])
     norm = head.classifier.norm
-    combined = projections.square().sum().sqrt() if norm == "l2" else projections.max()
     fuse_bound = head.linear_fuse.lipschitz_bound(head.fuse_row_scale())
     classifier_bound = head.classifier.lipschitz_bound()
     matrices, _ = head.folded_maps()
@@ -87,7 +87,7 @@ def _bounded_head(head: "LRSegformerDecodeHead") -> dict[str, Any]:
     note = "From the features of all stages to the logits before upsampling, in eval mode; not from the image."
     return {
         "norm": HEAD_NORMS[norm],
-        "bound": (classifier_bound * fuse_bound * combined).item(),
+        "bound": (classifier_bound * fuse_bound * projections.max()).item(),
         "folded_bound": (classifier_bound * folded).item(),
         "guaranteed": True,
         "note": _limit_note(head.classifier, note),

@@ -84,7 +84,9 @@ class LipschitzConstraint(nn.Module):
         Returns:
             `torch.Tensor`: a differentiable scalar.
         """
-        return self.constant() * (1 + ROUNDING_MARGIN)
+        constant = self.constant()
+        # A constant stored in lower precision would lose the margin to rounding.
+        return constant.to(torch.promote_types(constant.dtype, torch.float32)) * (1 + ROUNDING_MARGIN)
 
     @torch.no_grad()
     def start_from_weight(self, row_scale: torch.Tensor | None = None) -> None:
@@ -143,7 +145,11 @@ class LipschitzLinear(LipschitzConstraint, nn.Linear):
     def from_linear(cls, linear: nn.Linear, **options) -> "LipschitzLinear":
         """A layer that starts as close to `linear` as the constraint allows; the weights are copied."""
         has_bias = linear.bias is not None
-        layer = cls(linear.in_features, linear.out_features, bias=has_bias, device=linear.weight.device, **options)
+        placement = {
+            "device": linear.weight.device,
+            "dtype": torch.promote_types(linear.weight.dtype, torch.float32),
+        }
+        layer = cls(linear.in_features, linear.out_features, bias=has_bias, **placement, **options)
         _copy_tensors(linear.weight, linear.bias, layer)
         layer.start_from_weight()
         return layer

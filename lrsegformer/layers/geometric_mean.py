@@ -42,7 +42,7 @@ class GeometricMeanConstraint(LipschitzConstraint):
         squared_mean = l1_norm(matrix) * linf_norm(matrix)
         start = (0.5 * squared_mean.double().log()).clamp_min(SMALLEST_LOG_CONSTANT).float()
         # Step up until the rounded K^2 covers the rounded product, so that the factor is exactly 1.
-        while start < LARGEST_LOG_CONSTANT and start.exp().square() < squared_mean:
+        while start < LARGEST_LOG_CONSTANT and start.exp().to(matrix.dtype).square() < squared_mean:
             start = torch.nextafter(start, torch.full_like(start, torch.inf))
         return start
 

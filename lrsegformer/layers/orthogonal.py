@@ -1,7 +1,10 @@
 """orthogonal: every singular value is exactly K, through the Q factor of a Householder QR decomposition."""
 
+import math
+
 import torch
 
+from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
 
 # Diagonal entries of R below this share of the largest one are lifted to it in the backward pass.
@@ -59,8 +62,8 @@ class OrthogonalConstraint(LipschitzConstraint):
     strategy = "orthogonal"
 
     def setup(self, device: torch.device | str | None = None, constant: float = 1.0) -> None:
-        if not (isinstance(constant, int | float) and constant > 0):
-            raise ValueError(f"orthogonal's constant is a number above 0, not {constant!r}.")
+        if not (isinstance(constant, int | float) and 0 < constant < math.inf):
+            raise InputError(f"orthogonal's option constant is a finite number above 0, not {constant!r}.")
         self.requested_constant = float(constant)
         self._add_constant(device)
 

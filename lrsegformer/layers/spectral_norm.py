@@ -1,7 +1,10 @@
 """spectral_norm: the matrix divided by its largest singular value, exactly."""
 
+import math
+
 import torch
 
+from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
 from lrsegformer.layers.norms import l2_norm
 
@@ -26,8 +29,10 @@ class SpectralNormConstraint(LipschitzConstraint):
     strategy = "spectral_norm"
 
     def setup(self, device: torch.device | str | None = None, constant: float | str = 1.0) -> None:
-        if constant != "initial" and not (isinstance(constant, int | float) and constant > 0):
-            raise ValueError(f"spectral_norm's constant is a number above 0 or 'initial', not {constant!r}.")
+        if constant != "initial" and not (isinstance(constant, int | float) and 0 < constant < math.inf):
+            raise InputError(
+                f"spectral_norm's option constant is a finite number above 0 or 'initial', not {constant!r}."
+            )
         self.requested_constant = constant
         self._add_constant(device)
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
 
 SMALLEST_CONSTANT = 1e-6
@@ -29,7 +30,7 @@ class StableSoftplusConstraint(LipschitzConstraint):
 
     def setup(self, device: torch.device | str | None = None, norm: str = "linf") -> None:
         if norm not in ("linf", "l1"):
-            raise ValueError(f"stable_softplus bounds the norm 'linf' (rows) or 'l1' (columns), not {norm!r}.")
+            raise InputError(f"stable_softplus's option norm is 'linf' (rows) or 'l1' (columns), not {norm!r}.")
         self.norm = norm
         self._add_constant(device)
 

@@ -72,6 +72,14 @@ class LRSegformerConfig(SegformerConfig):
                 f"The checkpoint {pretrained_model_name_or_path} is a {model_type!r} model, not a SegFormer: start "
                 "from nvidia/mit-b0 .. b5, from an nvidia/segformer-* checkpoint, or from a folder of this package."
             )
+        saved = config_dict.get("lipschitz_strategy")
+        requested = kwargs.get("lipschitz_strategy", saved)
+        if saved is not None and requested != saved:
+            # The raw weights and constants in its file mean something else to another strategy.
+            raise InputError(
+                f"The checkpoint {pretrained_model_name_or_path} is constrained by {saved!r} and cannot be read with "
+                f"lipschitz_strategy {requested!r}: export it first with `model.to_vanilla().save_pretrained(folder)`."
+            )
         return {**config_dict, "model_type": cls.model_type}, kwargs
 
 

@@ -79,8 +79,11 @@ def _read_mapping(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        # JSON is a subset of YAML.
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError:  # YAML, which takes JSON too, but not with tabs.
+            content = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"--config {path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -108,16 +111,22 @@ def parse_arguments(task: str, argv: list[str], description: str) -> tuple[Model
     parser = build_parser(task, description, LRSegformerTrainingArguments)
     if "--help_all" in argv:
         parser.parse_args(["--help"])
+    in_file: list[str] = []
     config_path = _config_path(argv)
     if config_path is not None:
         known = {item.name for kind in parser.dataclass_types for item in dataclasses.fields(kind) if item.init}
-        argv = config_to_options(config_path, known) + argv
-    namespace = vars(parser.parse_args(argv))
-    _let_epochs_or_steps_win(namespace, argv)
-    model_arguments, data_arguments, training_arguments = (
-        kind(**{item.name: namespace[item.name] for item in dataclasses.fields(kind) if item.init})
-        for kind in parser.dataclass_types
-    )
+        in_file = config_to_options(config_path, known)
+    namespace = vars(parser.parse_args(in_file + argv))
+    _settle_exclusive_options(namespace, _names(in_file), _names(argv))
+    try:
+        model_arguments, data_arguments, training_arguments = (
+            kind(**{item.name: namespace[item.name] for item in dataclasses.fields(kind) if item.init})
+            for kind in parser.dataclass_types
+        )
+    except InputError:
+        raise
+    except ValueError as error:  # transformers' own checks of the values.
+        raise InputError(f"{' '.join(str(error).split())}; see --help_all.") from None
     return model_arguments, data_arguments, training_arguments
 
 
@@ -132,23 +141,49 @@ def _config_path(argv: list[str]) -> str | None:
     return None
 
 
-def _let_epochs_or_steps_win(namespace: dict[str, Any], argv: list[str]) -> None:
-    """A length that the user gives in steps replaces a recipe's length in epochs."""
-    given = {option.split("=")[0].removeprefix("--").replace("-", "_") for option in argv if option.startswith("--")}
+def _names(options: list[str]) -> set[str]:
+    return {option.split("=")[0].removeprefix("--").replace("-", "_") for option in options if option.startswith("--")}
+
+
+def _settle_exclusive_options(namespace: dict[str, Any], in_file: set[str], on_line: set[str]) -> None:
+    """
+    Unset what contradicts a stronger source: the command line is stronger than the file, and both than the recipe.
+
+    A run's length is given in steps or in epochs. Of the three batch sizes two determine the third.
+    """
+    given = in_file | on_line
     if "max_steps" in given and "num_train_epochs" not in given:
         namespace["num_train_epochs"] = None
-    if given >= {"per_device_train_batch_size", "gradient_accumulation_steps"} and "total_batch_size" not in given:
+    if "num_train_epochs" in on_line and "max_steps" not in on_line:
+        namespace["max_steps"] = None
+    sizes = ("gradient_accumulation_steps", "per_device_train_batch_size", "total_batch_size")
+    if given.issuperset(sizes[:2]) and "total_batch_size" not in given:
         namespace["total_batch_size"] = None
+    if on_line.intersection(sizes) and in_file.intersection(sizes):
+        weakest = next((name for name in sizes if name not in on_line), None)
+        if weakest is not None:
+            namespace[weakest] = None
 
 
 def arguments_to_config(*arguments: Any) -> dict[str, Any]:
-    """What differs from the defaults, under the names that `--config` takes back; not what continues another run."""
+    """
+    What differs from the defaults, under the names that `--config` takes back.
+
+    Left out: what continues another run, tokens, and batch sizes that follow from the total.
+    """
+    of_recipes = {name for recipe in RECIPES.values() for name in recipe}
     config: dict[str, Any] = {}
     for group in arguments:
         for item in dataclasses.fields(group):
             value = getattr(group, item.name)
             value = value.value if isinstance(value, Enum) else value
-            if item.init and value != item.default and isinstance(value, str | int | float | list | dict):
+            differs = value != item.default or item.name in of_recipes
+            if item.init and differs and isinstance(value, str | int | float | list | dict):
                 config[item.name] = value
+    if config.get("gradient_accumulation_steps") == 1:
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            config.pop(name, None)
     config.pop("resume_from_checkpoint", None)
-    return {name: value for name, value in config.items() if value not in ([], {})}
+    return {
+        name: value for name, value in config.items() if value not in ([], {}) and not name.endswith("_token")
+    }
