@@ -45,7 +45,11 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", default=["b0", "b1", "b2", "b3", "b4", "b5"])
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     arguments = parser.parse_args()
-    print("| model | parameters (M) | kept per image (GB) | " + " | ".join(f"batch {n}" for n in arguments.batch_sizes) + " |")
+    print(
+        "| model | parameters (M) | kept per image (GB) | "
+        + " | ".join(f"batch {n}" for n in arguments.batch_sizes)
+        + " |"
+    )
     print("|---" * (3 + len(arguments.batch_sizes)) + "|")
     for name in arguments.architectures:
         config = LRSegformerConfig(**ARCHITECTURES[name], lipschitz_strategy="stable_softplus", num_labels=CLASSES)
@@ -56,7 +60,10 @@ def main() -> None:
         an_image = kept_for_backward(model, pixel_values, labels)
         full_size_logits = SIDE * SIDE * CLASSES * 4
         # Two of the three maps of the loss are among what autograd keeps.
-        totals = [(16 * parameters + n * (an_image + (LOSS_MAPS - 2) * full_size_logits)) / GIB for n in arguments.batch_sizes]
+        totals = [
+            (16 * parameters + n * (an_image + (LOSS_MAPS - 2) * full_size_logits)) / GIB
+            for n in arguments.batch_sizes
+        ]
         cells = " | ".join(f"{total:.1f}" for total in totals)
         print(f"| {name.upper()} | {parameters / 1e6:.1f} | {an_image / GIB:.2f} | {cells} |", flush=True)
 

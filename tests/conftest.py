@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is loaded: models this small are slower on several threads, and threads that wait spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 SEGMENTATION_RUN = (
     "--dataset digits --architecture tiny --strategy stable_softplus --use_cpu --image_size 64 --max_train_samples 12 "
@@ -17,9 +20,15 @@ SEGMENTATION_RUN = (
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images, by LRSEGFORMER_DATA (default `../shared/data`); skips where there is none."""
+    """
+    The folder of real images, by LRSEGFORMER_DATA (default `../shared/data`).
+
+    Tests that need it skip where there is none, and fail where LRSEGFORMER_REQUIRE_DATA is set, as CI does.
+    """
     folder = (ROOT / os.environ.get("LRSEGFORMER_DATA", "../shared/data")).resolve()
     if not folder.is_dir():
+        if os.environ.get("LRSEGFORMER_REQUIRE_DATA"):
+            pytest.fail(f"LRSEGFORMER_REQUIRE_DATA is set, and there are no real images at {folder}")
         pytest.skip(f"no real images at {folder}; set LRSEGFORMER_DATA")
     return folder
 
@@ -33,7 +42,7 @@ def run_script():
         return subprocess.run(
             [sys.executable, str(ROOT / "scripts" / name), *options],
             cwd=folder,
-            env={**clean, "HF_HUB_OFFLINE": "1", **environment},
+            env={**clean, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
             timeout=300,

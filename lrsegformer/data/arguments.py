@@ -60,7 +60,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Treat 0 in the mask files as void and shift the other values down by one. Default: what the "
-            "data set needs (true for ADE20K, else false)."
+            "data set needs (true for ADE20K, else false).",
+            "nargs": "?",
+            "const": True,
         },
     )
     image_size: int | None = field(

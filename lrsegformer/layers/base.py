@@ -184,6 +184,16 @@ class LipschitzConv1x1(LipschitzConstraint, nn.Conv2d):
         return nn.functional.conv2d(inputs, weight[:, :, None, None], bias)
 
 
+def stepped_up(c: torch.Tensor) -> torch.Tensor:
+    """
+    The next larger `c` that a constant made of it can tell apart.
+
+    Near `c = 0` neighbouring floats are far closer together than the constants they give (`exp(c)` is near 1), and
+    single steps between them would be millions.
+    """
+    return torch.maximum(torch.nextafter(c, torch.full_like(c, torch.inf)), c + torch.finfo(c.dtype).eps)
+
+
 @torch.no_grad()
 def _copy_tensors(weight: torch.Tensor, bias: torch.Tensor | None, layer: nn.Linear) -> nn.Linear:
     layer.weight.copy_(weight)

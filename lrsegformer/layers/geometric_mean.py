@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear, stepped_up
 from lrsegformer.layers.norms import l1_norm, linf_norm
 
 # Keeps K and K^2 inside the range of float32.
@@ -43,7 +43,7 @@ class GeometricMeanConstraint(LipschitzConstraint):
         start = (0.5 * squared_mean.double().log()).clamp_min(SMALLEST_LOG_CONSTANT).float()
         # Step up until the rounded K^2 covers the rounded product, so that the factor is exactly 1.
         while start < LARGEST_LOG_CONSTANT and start.exp().to(matrix.dtype).square() < squared_mean:
-            start = torch.nextafter(start, torch.full_like(start, torch.inf))
+            start = stepped_up(start)
         return start
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from lrsegformer.errors import InputError
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear, stepped_up
 
 SMALLEST_CONSTANT = 1e-6
 
@@ -48,7 +48,7 @@ class StableSoftplusConstraint(LipschitzConstraint):
         start = inverse_softplus(norm.double()).float()
         # Rounding may leave softplus(c) a hair below the norm, and the weight would shrink: step up until it is not.
         while torch.nn.functional.softplus(start) < norm:
-            start = torch.nextafter(start, torch.full_like(start, torch.inf))
+            start = stepped_up(start)
         return start
 
     @property

@@ -9,6 +9,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
 
 SCOPES = ("projections", "head")
+OPTIONS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options")
 PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")
 
 
@@ -72,15 +73,27 @@ class LRSegformerConfig(SegformerConfig):
                 f"The checkpoint {pretrained_model_name_or_path} is a {model_type!r} model, not a SegFormer: start "
                 "from nvidia/mit-b0 .. b5, from an nvidia/segformer-* checkpoint, or from a folder of this package."
             )
-        saved = config_dict.get("lipschitz_strategy")
-        requested = kwargs.get("lipschitz_strategy", saved)
-        if saved is not None and requested != saved:
-            # The raw weights and constants in its file mean something else to another strategy.
-            raise InputError(
-                f"The checkpoint {pretrained_model_name_or_path} is constrained by {saved!r} and cannot be read with "
-                f"lipschitz_strategy {requested!r}: export it first with `model.to_vanilla().save_pretrained(folder)`."
-            )
+        if config_dict.get("lipschitz_strategy") is not None:
+            _refuse_another_reading(pretrained_model_name_or_path, config_dict, kwargs)
         return {**config_dict, "model_type": cls.model_type}, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in the parent, but our options given as keywords are checked, too (the parent sets them unchecked)."""
+        ours = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+        return super().from_dict({**config_dict, **ours}, **kwargs)
+
+
+def _refuse_another_reading(name: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:
+    """The raw weights and constants in a constrained file mean something else under another constraint."""
+    for option in ("lipschitz_strategy", "lipschitz_scope", "lipschitz_options"):
+        before, now = saved.get(option), requested.get(option, saved.get(option))
+        widened = option == "lipschitz_scope" and (before, now) == ("projections", "head")
+        if now != before and not widened:
+            raise InputError(
+                f"The checkpoint {name} was saved with {option} {before!r} and cannot be read with {now!r}: give "
+                "the same, or export it first with `model.to_vanilla().save_pretrained(folder)`."
+            )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

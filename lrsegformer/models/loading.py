@@ -85,12 +85,12 @@ def _guarded(load: Any, name: str | None = None) -> Any:
         return load()
     except InputError:
         raise
-    except GatedRepoError:
-        raise InputError(
-            f"The checkpoint {name} is gated: accept its terms on https://huggingface.co/{name} and run "
-            "`hf auth login`."
-        ) from None
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
+        if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
+            raise InputError(
+                f"The checkpoint {name} is gated: accept its terms on https://huggingface.co/{name} and run "
+                "`hf auth login`."
+            ) from None
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"The checkpoint {name} cannot be loaded ({reason}); {offline_ways}.") from None
     except TypeError as error:

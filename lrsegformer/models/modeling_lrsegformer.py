@@ -70,7 +70,8 @@ class LipschitzHeadMixin:
         init.normal_(module.weight, mean=0.0, std=self._initial_std(module))
         if module.bias is not None:
             init.zeros_(module.bias)
-        if not _was_loaded(module, "c"):
+        if not (_was_loaded(module, "c") and _was_loaded(module, "weight")):
+            # A constant that was loaded without its weight belongs to a classifier of another size.
             module.start_from_weight(self.row_scale_of(module))
 
     def _initial_std(self, module: LipschitzConstraint) -> float:

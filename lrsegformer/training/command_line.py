@@ -1,6 +1,8 @@
 """The entry of the command lines: arguments in, one clear line out where they are wrong."""
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -30,12 +32,13 @@ def finetune_command(task: str, argv: list[str]) -> None:
 
 
 def command_without_folders(argv: list[str]) -> str:
-    """The command line for a model card: of an absolute path only the last part, which says what it is."""
-    return " ".join(os.path.basename(word.rstrip("/")) if os.path.isabs(word) else word for word in argv)
+    """The command line for a model card: of an absolute path the last part, which says what it is, and no token."""
+    command = shlex.join(os.path.basename(word.rstrip("/")) if os.path.isabs(word) else word for word in argv)
+    return re.sub(r"(--hub[_-]token[= ])\S+", r"\1...", command)
 
 
 def run_or_explain(run: Callable[[], None]) -> None:
-    """Call `run`; for a user's mistake or a lack of memory print one line (first process only), exit with status 2."""
+    """Call `run`; for a user's mistake or a lack of memory print one line and exit with status 2."""
     try:
         run()
     except InputError as error:
@@ -49,9 +52,16 @@ def run_or_explain(run: Callable[[], None]) -> None:
         )
     else:
         return
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if _speaks():
         print(f"error: {explanation}", file=sys.stderr)
     sys.exit(INPUT_ERROR_STATUS)
+
+
+def _speaks() -> bool:
+    """Whether this process prints its error: the first one, and every one once data differ between them."""
+    distributed = sys.modules.get("torch.distributed")
+    training_together = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return training_together or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _own_line(message: str) -> str:

@@ -1,5 +1,6 @@
 """One fine-tuning run, from arguments to a folder with everything in it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,9 @@ def checkpoint_to_resume(output_dir: str, requested: str | None) -> str | None:
             raise InputError(f"--resume_from_checkpoint {requested}: no such folder.")
         return requested
     last = get_last_checkpoint(output_dir) if folder.is_dir() else None
+    if last is None and (folder / RUN_CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
+        logger.warning(f"{output_dir} holds a run that ended before its first checkpoint: starting it anew.")
+        return None
     if last is None:
         raise InputError(
             f"--resume_from_checkpoint: {output_dir} holds no checkpoint; leave the option out to start anew."
@@ -157,8 +161,8 @@ def _warn_of_idle_penalty(
 
 def _say_plan(trainer: LRSegformerTrainer, splits: DataSplits, model_arguments: ModelArguments) -> None:
     arguments = trainer.args
-    steps_an_epoch = max(len(trainer.get_train_dataloader()) // arguments.gradient_accumulation_steps, 1)
-    steps = arguments.max_steps if arguments.max_steps > 0 else round(arguments.num_train_epochs * steps_an_epoch)
+    steps_an_epoch = math.ceil(len(trainer.get_train_dataloader()) / arguments.gradient_accumulation_steps)
+    steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * steps_an_epoch)
     head_rate = arguments.learning_rate * arguments.head_learning_rate_multiplier
     logger.info(
         f"{splits.dataset_name}: {len(splits.train)} training and {len(splits.validation)} validation images, "

@@ -184,6 +184,4 @@ def arguments_to_config(*arguments: Any) -> dict[str, Any]:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             config.pop(name, None)
     config.pop("resume_from_checkpoint", None)
-    return {
-        name: value for name, value in config.items() if value not in ([], {}) and not name.endswith("_token")
-    }
+    return {name: value for name, value in config.items() if value not in ([], {}) and not name.endswith("_token")}

@@ -53,6 +53,8 @@ class RunningScores:
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
         """Add a gathered batch; the scores of everything since [`reset`] once `compute_result` is true."""
         predictions, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+        if predictions.is_floating_point():  # [`~transformers.Trainer.predict`] hands the logits on, as its user asks.
+            predictions, labels = self.of_batch(predictions, labels)
         if self.task == "classification":
             self.table += confusion_counts(predictions, labels, self.num_labels, self.ignore_index).cpu()
         else:

@@ -1,9 +1,12 @@
 """The Trainer: penalty, exact scaling of the loss, optimizer groups, bounded-memory scores."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import logging
 
@@ -46,7 +49,9 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     args: LRSegformerTrainingArguments
 
     def __init__(self, model: Any = None, args: LRSegformerTrainingArguments | None = None, **kwargs):
-        args = LRSegformerTrainingArguments(output_dir="trainer_output") if args is None else args
+        if args is None:
+            eval_strategy = "no" if kwargs.get("eval_dataset") is None else "steps"
+            args = LRSegformerTrainingArguments(output_dir="trainer_output", eval_strategy=eval_strategy)
         compute_metrics: Callable | None = kwargs.pop("compute_metrics", None)
         scores = None
         if compute_metrics is None and model is not None:
@@ -68,6 +73,19 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._last_eval_penalty: torch.Tensor | None = None
         self.add_callback(EpochOfData())
 
+    def train(self, *args, **kwargs):
+        """Train, or continue; see [`~transformers.Trainer.train`]."""
+        self._reset_parts()
+        return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The training batches; see [`~transformers.Trainer.get_train_dataloader`]."""
+        return _with_own_generator(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The validation batches; see [`~transformers.Trainer.get_eval_dataloader`]."""
+        return _with_own_generator(super().get_eval_dataloader(eval_dataset))
+
     # ---- loss ----
 
     def get_batch_samples(
@@ -75,6 +93,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     ) -> tuple[list, torch.Tensor | None]:
         """The batches of one optimizer step, and what they hold over all processes: (valid labels, samples), int64."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._steps_in_parts += 1
         counts = [self._count(batch["labels"]) for batch in batch_samples if "labels" in batch]
         if not counts:
             return batch_samples, None
@@ -93,6 +112,8 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         In training both are multiplied by this forward pass's share of the optimizer step's batch, so that the sum
         over accumulation steps, averaged over processes, is the loss of the whole batch.
         """
+        if "labels" in inputs:  # Stock models take no bytes, which masks are.
+            inputs = {**inputs, "labels": inputs["labels"].long()}
         outputs = model(**inputs)
         task_loss = outputs["loss"]
         if self.label_smoother is not None:
@@ -131,7 +152,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._task_sum = torch.zeros(())
         self._penalty_sum = torch.zeros(())
         self._void_batches = torch.zeros((), dtype=torch.int64)
-        self._parts_since_step = self.state.global_step
+        self._steps_in_parts = 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
@@ -144,7 +165,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         super().log({name: value for name, value in logs.items() if not isinstance(value, list)}, start_time)
 
     def _training_parts(self) -> dict[str, float]:
-        steps = max(self.state.global_step - self._parts_since_step, 1)
+        steps = max(self._steps_in_parts, 1)
         local = torch.stack([self._task_sum, self._penalty_sum, self._void_batches.float()]).to(self.args.device)
         task, penalty, void = self.accelerator.gather(local[None]).float().mean(dim=0).tolist()
         self._reset_parts()
@@ -199,6 +220,14 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach(), *self._scores.of_batch(outputs["logits"], inputs["labels"])
 
+    # ---- card ----
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """The Trainer's draft, which [`push_to_hub`] asks for, unless the folder holds the card of a finished run."""
+        card = Path(self.args.output_dir) / "README.md"
+        if not card.is_file() or "lrsegformer" not in (ModelCard.load(card).data.tags or []):
+            super().create_model_card(*args, **kwargs)
+
     # ---- optimizer ----
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -211,3 +240,13 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+
+def _with_own_generator(dataloader: DataLoader) -> DataLoader:
+    """
+    Take the seeds of worker processes from a generator of their own.
+
+    By default they are drawn from torch's whenever workers start: once more in a resumed run, so its dropout differs.
+    """
+    getattr(dataloader, "base_dataloader", dataloader).generator = torch.Generator()
+    return dataloader

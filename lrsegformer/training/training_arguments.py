@@ -62,6 +62,10 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
             )
             self._n_gpu = 1
 
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Steps of warmup; at least one step is left after it, which the schedule divides by."""
+        return min(super().get_warmup_steps(num_training_steps), max(num_training_steps - 1, 0))
+
     def _prefers_bf16(self) -> bool:
         chosen_elsewhere = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
         if self.use_cpu or chosen_elsewhere or not torch.cuda.is_available():

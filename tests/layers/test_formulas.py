@@ -71,6 +71,29 @@ def test_geometric_mean_rescales_the_whole_matrix(weight):
     assert np.array_equal(effective(loose), weight.astype(np.float64))
 
 
+@pytest.mark.parametrize(
+    ("layer_class", "norm"), [(StableSoftplusLipschitzLinear, np.log(2)), (GeometricMeanLipschitzLinear, 1.0)]
+)
+def test_start_near_c_zero_takes_few_steps(monkeypatch, layer_class, norm):
+    """At `c` = 0 neighbouring floats are 1e-45 apart, and K differs only at 1e-7: stepping by them would not end."""
+    counted = []
+    plain_step = torch.nextafter
+
+    def counting_step(*arguments):
+        counted.append(1)
+        assert len(counted) < 10, "too many steps"
+        return plain_step(*arguments)
+
+    monkeypatch.setattr(torch, "nextafter", counting_step)
+    for offset in (*np.logspace(-12, -4, 60), 0, *-np.logspace(-12, -4, 60)):
+        linear = nn.Linear(1, 1).double()
+        nn.init.constant_(linear.weight, norm + offset)
+        counted.clear()
+        layer = layer_class.from_linear(linear)
+        assert torch.equal(layer.effective_weight(), linear.weight)
+        assert layer.constant().item() == pytest.approx(norm + offset, rel=1e-6)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("constant", [1.0, 0.25, 7])
 def test_spectral_norm_is_exactly_k(shape, constant):
@@ -117,6 +140,15 @@ def test_orthogonal_is_indifferent_to_decay():
     torch.testing.assert_close(layer.effective_weight(), before, rtol=1e-5, atol=1e-6)
 
 
+def test_gradient_of_orthogonal_is_limited_where_the_weight_loses_rank():
+    """Without the guard it is above 1e10 here, for every seed tried."""
+    layer = OrthogonalLipschitzLinear(4, 6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.outer(torch.arange(1.0, 7), torch.arange(1.0, 5)))
+    (layer.effective_weight() * torch.randn(6, 4)).sum().backward()
+    assert 0 < layer.weight.grad.abs().max() < 1e5
+
+
 def test_jacobian_norm_limits_nothing(weight):
     layer = layer_with(JacobianNormLipschitzLinear, 100 * weight)
     assert not layer.limits_norm and not layer.learns_constant
@@ -152,7 +184,7 @@ def test_registry_is_a_read_only_mapping_of_the_named_strategies():
 
 
 def test_registry_lists_strategies_without_importing_torch():
-    code = "import sys; from lrsegformer.layers import STRATEGIES; print(len(list(STRATEGIES)), 'torch' in sys.modules)"
+    code = "import sys; from lrsegformer.layers import STRATEGIES as s; print(len(list(s)), 'torch' in sys.modules)"
     environment = {**os.environ, "LRSEGFORMER_PARSE_ONLY": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["5", "False"]

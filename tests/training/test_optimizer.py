@@ -1,6 +1,7 @@
 """Parameter groups of the recipe."""
 
 import pytest
+import torch
 from transformers import SegformerForSemanticSegmentation
 
 from lrsegformer import STRATEGIES
@@ -53,8 +54,6 @@ def test_frozen_parameters_are_left_out(make_model):
 
 
 def test_names_of_a_wrapped_and_of_a_stock_model(make_model):
-    import torch
-
     stock = SegformerForSemanticSegmentation(make_model(strategy=None).config)
     for model in (stock, torch.nn.ModuleDict({"module": stock})):
         rates = {group["name"]: group["lr"] for group in parameter_groups(model, 1.0, 10.0, 0.01)}

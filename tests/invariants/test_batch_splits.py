@@ -1,0 +1,88 @@
+"""Rule 5 of the design: loss, penalty and gradients do not depend on how a batch is split."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+RUNNER = Path(__file__).with_name("split_runner.py")
+CASES = (
+    ("segmentation", "stable_softplus"),
+    ("segmentation", "jacobian_norm"),
+    ("classification", "stable_softplus"),
+)
+LOSSES = ("loss", "loss_task", "loss_lipschitz", "grad_norm")
+
+
+@pytest.fixture(scope="module")
+def runner():
+    """The runner as a module, on one thread, as in its own processes."""
+    specification = importlib.util.spec_from_file_location("split_runner", RUNNER)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.CASES == CASES
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield module
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    """Results of 2 processes x 2 images x accumulation 2."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = subprocess.run(
+        [*launch, str(RUNNER), str(folder), "2", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return folder
+
+
+def assert_same(found, expected):
+    for one, other in zip(found["logs"], expected["logs"], strict=True):
+        assert {name: one[name] for name in LOSSES} == pytest.approx({name: other[name] for name in LOSSES}, rel=1e-5)
+    for one, other in zip(found["gradients"], expected["gradients"], strict=True):
+        assert one.keys() == other.keys()
+        largest = max(gradient.abs().max() for gradient in other.values())
+        for name in other:
+            assert (one[name] - other[name]).abs().max() < 1e-5 * largest, name
+    assert found["scores"] == expected["scores"], "counts are integers: nothing is rounded"
+
+
+@pytest.mark.parametrize(("task", "strategy"), CASES)
+def test_accumulation_and_processes(runner, two_processes, tmp_path, task, strategy):
+    whole = runner.run(task, strategy, 8, 1, str(tmp_path))
+    assert whole["world_size"] == 1 and len(whole["logs"]) == 2
+    assert all(log["loss_task"] > 0 and log["loss_lipschitz"] > 0 for log in whole["logs"])
+    assert_same(runner.run(task, strategy, 2, 4, str(tmp_path)), whole)
+
+    ranks = [torch.load(two_processes / f"{task}-{strategy}-{rank}.pt") for rank in range(2)]
+    assert [rank["world_size"] for rank in ranks] == [2, 2]
+    for rank in ranks:
+        assert_same(rank, whole)
+
+
+def test_a_mean_of_means_would_be_another_loss(runner, tmp_path, monkeypatch):
+    """What the test above is worth: on these images the common mistake is far outside its tolerance."""
+
+    class MeanOfMeans(runner.LRSegformerTrainer):
+        def _shares(self, inputs, totals):
+            share = 1 / self.args.gradient_accumulation_steps
+            return share, share
+
+    whole = runner.run("segmentation", "stable_softplus", 8, 1, str(tmp_path))
+    monkeypatch.setattr(runner, "LRSegformerTrainer", MeanOfMeans)
+    split = runner.run("segmentation", "stable_softplus", 2, 4, str(tmp_path))
+    tasks = [result["logs"][0]["loss_task"] for result in (split, whole)]
+    assert abs(tasks[0] / tasks[1] - 1) > 1e-3
+    with pytest.raises(AssertionError):
+        assert_same(split, whole)

@@ -1,0 +1,42 @@
+"""Sizes of the named architectures, against the parameter counts of the published ones (150 classes)."""
+
+import pytest
+import torch
+
+from lrsegformer import LRSegformerConfig, LRSegformerForSemanticSegmentation
+from lrsegformer.models.architectures import ARCHITECTURES
+from lrsegformer.models.loading import build_model
+
+MILLIONS = {
+    "b0": (3.75, 0.433),
+    "b1": (13.72, 0.564),
+    "b2": (27.46, 3.266),
+    "b3": (47.34, 3.266),
+    "b4": (64.11, 3.266),
+    "b5": (84.71, 3.266),
+}
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+@pytest.mark.parametrize("strategy", [None, "stable_softplus"])
+def test_parameter_counts_of_the_paper(name, strategy):
+    config = LRSegformerConfig(**ARCHITECTURES[name], num_labels=150, lipschitz_strategy=strategy)
+    with torch.device("meta"):
+        model = LRSegformerForSemanticSegmentation(config)
+    total, head = MILLIONS[name]
+    constants = 6 if strategy else 0
+    assert (count(model) - constants) / 1e6 == pytest.approx(total, abs=0.006)
+    assert (count(model.decode_head) - constants) / 1e6 == pytest.approx(head, abs=0.0006)
+
+
+def test_every_architecture_is_listed_and_the_tiny_one_is_tiny():
+    assert set(ARCHITECTURES) == {"tiny", *MILLIONS}
+    model = build_model("segmentation", "tiny", num_labels=11, lipschitz_strategy="orthogonal")
+    assert count(model) < 500_000
+    assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 11, 16, 16)
+    classifier = build_model("classification", "tiny", num_labels=10, lipschitz_strategy="orthogonal")
+    assert classifier(torch.randn(1, 3, 64, 64)).logits.shape == (1, 10)

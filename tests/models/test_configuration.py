@@ -1,0 +1,99 @@
+"""The configuration: what it accepts, what it refuses in one line, and whose files it reads."""
+
+import json
+
+import pytest
+from transformers import AutoConfig, SegformerConfig, ViTConfig
+
+from lrsegformer import STRATEGIES, InputError, LRSegformerConfig, LRSegformerForSemanticSegmentation
+from lrsegformer.models.configuration_lrsegformer import PENALTY_REDUCTIONS, SCOPES
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [("lipschitz_strategy", STRATEGIES), ("lipschitz_scope", SCOPES), ("penalty_reduction", PENALTY_REDUCTIONS)],
+)
+def test_unknown_choice_gets_one_line_that_names_the_known_ones(option, choices):
+    with pytest.raises(ValueError) as caught:
+        LRSegformerConfig(**{option: "unheard_of"})
+    error = next(error for error in (caught.value, caught.value.__cause__) if isinstance(error, InputError))
+    assert "\n" not in str(error)
+    assert option in str(error) and "'unheard_of'" in str(error)
+    assert all(choice in str(error) for choice in choices)
+
+
+def test_choice_given_to_from_pretrained_is_checked_too(tmp_path):
+    """transformers sets such keywords after the checks of the configuration."""
+    LRSegformerConfig().save_pretrained(tmp_path)
+    for option in ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction"):
+        with pytest.raises(ValueError, match="unheard_of"):
+            LRSegformerConfig.from_pretrained(tmp_path, **{option: "unheard_of"})
+    config, unused = LRSegformerConfig.from_pretrained(
+        tmp_path, lipschitz_strategy="orthogonal", no_field=1, return_unused_kwargs=True
+    )
+    assert config.lipschitz_strategy == "orthogonal" and unused == {"no_field": 1}
+
+
+def test_defaults_are_the_baseline_and_scope_head():
+    config = LRSegformerConfig()
+    assert config.lipschitz_strategy is None and config.lipschitz_options is None
+    assert (config.lipschitz_scope, config.penalty_reduction) == ("head", "geometric_mean")
+    assert "lipschitz_penalty" in config.keys_to_ignore_at_inference
+
+
+def test_round_trip_keeps_every_field(tmp_path):
+    ours = {
+        "lipschitz_strategy": "stable_softplus",
+        "lipschitz_scope": "projections",
+        "penalty_reduction": "sum",
+        "lipschitz_options": {"norm": "l1"},
+    }
+    config = LRSegformerConfig(**ours, num_labels=7, decoder_hidden_size=12)
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "lrsegformer"
+    for read in (LRSegformerConfig, AutoConfig):
+        again = read.from_pretrained(tmp_path)
+        assert type(again) is LRSegformerConfig
+        assert again.to_diff_dict() == config.to_diff_dict()
+        assert {name: getattr(again, name) for name in ours} == ours
+
+
+def test_stock_configuration_is_read_as_ours(tmp_path, caplog):
+    stock = SegformerConfig(depths=(1, 1, 1, 1), num_labels=3, id2label={0: "sky", 1: "road", 2: "car"})
+    stock.save_pretrained(tmp_path)
+    config = LRSegformerConfig.from_pretrained(tmp_path, lipschitz_strategy="orthogonal")
+    assert config.model_type == "lrsegformer" and config.lipschitz_strategy == "orthogonal"
+    assert config.id2label == {0: "sky", 1: "road", 2: "car"} and list(config.depths) == [1, 1, 1, 1]
+    assert "model of type" not in caplog.text
+
+
+def test_checkpoint_of_another_model_is_refused_in_one_line(tmp_path):
+    ViTConfig().save_pretrained(tmp_path)
+    for read in (LRSegformerConfig, LRSegformerForSemanticSegmentation):
+        with pytest.raises(InputError) as caught:
+            read.from_pretrained(tmp_path)
+        message = str(caught.value)
+        assert str(tmp_path) in message and "'vit'" in message and "nvidia/mit-b0" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("requested", ["spectral_norm", None])
+def test_strategy_of_a_constrained_checkpoint_cannot_be_replaced(tmp_path, requested):
+    """`c` of one strategy read by another gives a wrong function, and even negative 'bounds'."""
+    LRSegformerConfig(lipschitz_strategy="stable_softplus").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="'stable_softplus'.*to_vanilla"):
+        LRSegformerConfig.from_pretrained(tmp_path, lipschitz_strategy=requested)
+    assert LRSegformerConfig.from_pretrained(tmp_path, lipschitz_strategy="stable_softplus", num_labels=9)
+
+
+def test_baseline_checkpoint_takes_any_strategy(tmp_path):
+    LRSegformerConfig().save_pretrained(tmp_path)
+    config = LRSegformerConfig.from_pretrained(tmp_path, lipschitz_strategy="orthogonal")
+    assert config.lipschitz_strategy == "orthogonal"
+
+
+def test_a_constrained_file_is_read_under_its_own_constraint(make_model, tmp_path):
+    make_model("stable_softplus").save_pretrained(tmp_path)
+    for option, value in (("lipschitz_scope", "projections"), ("lipschitz_options", {"norm": "l1"})):
+        with pytest.raises(InputError, match=f"saved with {option}.*to_vanilla"):
+            LRSegformerConfig.from_pretrained(tmp_path, **{option: value})
+    assert LRSegformerConfig.from_pretrained(tmp_path).lipschitz_scope == "head"

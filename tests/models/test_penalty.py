@@ -1,0 +1,92 @@
+"""The penalty of the learned constants: its reductions, and its way into output and gradients."""
+
+import math
+
+import pytest
+import torch
+
+from lrsegformer import STRATEGIES, build_lipschitz_linear
+from lrsegformer.models.configuration_lrsegformer import PENALTY_REDUCTIONS
+from lrsegformer.models.penalty import constants_penalty
+
+LEARNED = [name for name in STRATEGIES if STRATEGIES[name].learns_constant]
+FIXED = [name for name in STRATEGIES if not STRATEGIES[name].learns_constant and STRATEGIES[name].limits_norm]
+EXPECTED = {
+    "geometric_mean": lambda constants: math.prod(constants) ** (1 / len(constants)),
+    "product": math.prod,
+    "sum": sum,
+    "mean_log": lambda constants: sum(map(math.log, constants)) / len(constants),
+}
+
+
+@pytest.mark.parametrize("reduction", PENALTY_REDUCTIONS)
+def test_reductions(reduction):
+    layers = [build_lipschitz_linear("stable_softplus", 4, width) for width in (2, 3, 5)]
+    with torch.no_grad():
+        for layer, value in zip(layers, (-1.0, 0.5, 3.0), strict=True):
+            layer.c.fill_(value)
+    constants = [math.log1p(math.exp(value)) for value in (-1.0, 0.5, 3.0)]
+    penalty = constants_penalty([*layers, build_lipschitz_linear("spectral_norm", 4, 2)], reduction)
+    assert penalty.shape == () and penalty.dtype == torch.float32
+    assert penalty.item() == pytest.approx(EXPECTED[reduction](constants), rel=1e-6)
+
+
+def test_no_learned_constant_is_no_penalty_and_a_bad_reduction_an_error():
+    assert constants_penalty([build_lipschitz_linear("orthogonal", 4, 2)], "sum") is None
+    assert constants_penalty([], "sum") is None
+    with pytest.raises(ValueError, match="'maximum'"):
+        constants_penalty([build_lipschitz_linear("stable_softplus", 4, 2)], "maximum")
+
+
+@pytest.mark.parametrize(("task", "scope", "count"), [("segmentation", "projections", 4), ("segmentation", "head", 6),
+                                                      ("classification", "head", 1)])  # fmt: skip
+@pytest.mark.parametrize("reduction", PENALTY_REDUCTIONS)
+@pytest.mark.parametrize("strategy", LEARNED)
+def test_gradient_reaches_each_constant_and_nothing_else(make_model, images, strategy, reduction, task, scope, count):
+    model = make_model(strategy, scope, task=task, penalty_reduction=reduction)
+    layers = model.constrained_layers()
+    assert len(layers) == count
+    for training in (True, False):
+        output = model.train(training)(images)
+        constants = [layer.constant().item() for layer in layers.values()]
+        assert output.lipschitz_penalty.item() == pytest.approx(EXPECTED[reduction](constants), rel=1e-5)
+    output.lipschitz_penalty.backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached == {f"{name}.c" for name in layers}
+    assert all(layer.c.grad.item() > 0 for layer in layers.values()), "descent lowers every constant"
+
+
+@pytest.mark.parametrize("strategy", [None, *FIXED])
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_fixed_constants_and_the_baseline_have_no_penalty(make_model, images, strategy, task):
+    output = make_model(strategy, task=task).train()(images)
+    assert output.lipschitz_penalty is None
+    assert "lipschitz_penalty" not in output
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_loss_is_the_task_loss_alone(make_model, images, labels, task):
+    target = labels if task == "segmentation" else torch.tensor([0, 4])
+    model, baseline = make_model("stable_softplus", task=task), make_model("jacobian_norm", task=task)
+    output = model(images, labels=target)
+    assert output.lipschitz_penalty > 0.1
+    logits = output.logits
+    if task == "segmentation":
+        logits = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    expected = torch.nn.functional.cross_entropy(logits, target, ignore_index=255)
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert baseline(images, labels=target).loss.requires_grad
+
+
+@pytest.mark.parametrize("strategy", LEARNED)
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_descent_on_the_penalty_tightens_the_bound(make_model, images, strategy, task):
+    model = make_model(strategy, task=task)
+    before = model.lipschitz_report()["head"]["bound"]
+    optimizer = torch.optim.SGD([parameter for name, parameter in model.named_parameters()], lr=0.2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(images).lipschitz_penalty.backward()
+        optimizer.step()
+    assert model.lipschitz_report()["head"]["bound"] < 0.95 * before
+    assert model.config.keys_to_ignore_at_inference == ["lipschitz_penalty"]

@@ -1,0 +1,136 @@
+"""The baseline is the stock model: logits, loss, gradients, statistics, options of the forward pass."""
+
+import pytest
+import torch
+from torch import nn
+
+from lrsegformer.models.decode_head import LRSegformerDecodeHead
+
+
+def assert_close_to_largest(actual: torch.Tensor, expected: torch.Tensor, tolerance: float, name: str = "") -> None:
+    """The largest difference is below `tolerance` times the largest entry."""
+    assert actual.shape == expected.shape, name
+    difference = (actual - expected).abs().max().item()
+    assert difference <= tolerance * max(expected.abs().max().item(), 1e-12), (name, difference)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def pair(request, make_model, make_stock):
+    stock, model = make_stock(), make_model(None)
+    model.load_state_dict(stock.state_dict(), strict=True)
+    dtype = getattr(torch, request.param)
+    return stock.to(dtype), model.to(dtype), 1e-5 if request.param == "float32" else 1e-12
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_baseline_has_the_stock_logits_loss_and_gradients(pair, images, labels, training):
+    stock, model, tolerance = pair
+    outputs = []
+    for each in (stock, model):
+        each.train(training)
+        outputs.append(each(images.to(each.dtype), labels=labels))
+        outputs[-1].loss.backward()
+    assert_close_to_largest(outputs[1].logits, outputs[0].logits, tolerance)
+    assert_close_to_largest(outputs[1].loss, outputs[0].loss, tolerance)
+    expected = {name: parameter.grad for name, parameter in stock.named_parameters()}
+    actual = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert set(actual) == set(expected)
+    largest = max(gradient.abs().max().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        # A key bias has no true gradient: softmax ignores it, and rounding is all there is.
+        scale = max(gradient.abs().max().item(), 1e-3 * largest)
+        assert (actual[name] - gradient).abs().max().item() <= 10 * tolerance * scale, name
+    for name, buffer in stock.named_buffers():
+        assert_close_to_largest(model.get_buffer(name).double(), buffer.double(), tolerance, name)
+
+
+@pytest.mark.parametrize("sizes", [[(16, 16), (8, 8), (4, 4), (2, 2)], [(7, 9), (4, 5), (2, 3), (1, 2)]])
+def test_head_equals_the_stock_head_at_any_resolution(pair, sizes):
+    stock, model, tolerance = pair
+    features = [torch.randn(3, c, *size, dtype=stock.dtype) for c, size in zip((8, 8, 16, 16), sizes, strict=True)]
+    assert_close_to_largest(model.decode_head(features), stock.decode_head(features), tolerance)
+    assert_close_to_largest(model.decode_head.eval_logits(features), stock.decode_head(features), tolerance)
+    channels_last = [feature.to(memory_format=torch.channels_last) for feature in features]
+    assert_close_to_largest(model.decode_head(channels_last), stock.decode_head(features), tolerance)
+
+
+def test_flat_last_stage_is_read_as_a_square(make_model):
+    """The stock head takes the side of the square from the channels, and fails."""
+    pixels = torch.randn(2, 3, 64, 64)
+    flat, square = (make_model(None, reshape_last_stage=reshaped)(pixels).logits for reshaped in (False, True))
+    assert_close_to_largest(flat, square, 1e-6)
+
+
+def test_dropout_is_applied_in_training_and_not_in_eval_logits(make_model):
+    head: LRSegformerDecodeHead = make_model(None, classifier_dropout_prob=0.5).decode_head.train()
+    features = [torch.randn(1, c, s, s) for c, s in zip((8, 8, 16, 16), (8, 4, 2, 1), strict=True)]
+    assert not torch.equal(head(features), head(features))
+    assert torch.equal(head.eval_logits(features), head.eval_logits(features))
+
+
+def test_autocast_leaves_the_folded_maps_in_float32(make_model, images):
+    model = make_model("orthogonal")
+    expected, bias = model.decode_head.folded_maps()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual, actual_bias = model.decode_head.folded_maps()
+        logits = model(images).logits
+    assert torch.equal(actual_bias, bias)
+    assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
+    assert_close_to_largest(logits.float(), model(images).logits, 0.05)
+
+
+def test_forward_options_are_the_stock_ones(pair, images, labels):
+    stock, model, tolerance = pair
+    pixels = images.to(stock.dtype)
+    assert model(pixels).hidden_states is None and model(pixels).loss is None
+    assert model(pixels).lipschitz_penalty is None
+    for expected, actual in zip(
+        stock(pixels, output_hidden_states=True).hidden_states,
+        model(pixels, output_hidden_states=True).hidden_states,
+        strict=True,
+    ):
+        assert_close_to_largest(actual, expected, tolerance)
+    as_tuple = model(pixels, labels=labels, return_dict=False)
+    assert len(as_tuple) == len(stock(pixels, labels=labels, return_dict=False))
+    assert as_tuple[1].shape == (2, 5, 18, 25)
+
+
+def test_loss_keywords_of_the_trainer_are_not_taken(make_model, make_stock):
+    """The stock class makes the Trainer believe that its loss is a sum over the whole batch (issue 47688)."""
+    assert make_model(None).accepts_loss_kwargs is False
+    assert make_model(None, task="classification").accepts_loss_kwargs is False
+    assert getattr(make_stock(), "accepts_loss_kwargs", None) is not False
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_baseline_classifier_equals_the_stock_one(make_model, make_stock, images, training):
+    stock, model = make_stock("classification"), make_model(None, task="classification")
+    model.load_state_dict(stock.state_dict(), strict=True)
+    for each in (stock, model):
+        each.train(training)(images, labels=torch.tensor([1, 4])).loss.backward()
+    assert torch.equal(model(images).logits, stock(images).logits)
+    for (name, actual), (_, expected) in zip(model.named_parameters(), stock.named_parameters(), strict=True):
+        assert torch.equal(actual.grad, expected.grad), name
+
+
+@pytest.mark.parametrize("strategy", [None, "stable_softplus", "jacobian_norm"])
+def test_activation_checkpointing_changes_nothing(make_model, images, labels, strategy):
+    gradients = []
+    for enabled in (False, True):
+        model = make_model(strategy).train()
+        if enabled:
+            model.activation_checkpointing_enable()
+        output = model(images, labels=labels)
+        loss = output.loss if strategy is None else output.loss + output.lipschitz_penalty
+        loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain, rtol=1e-5, atol=1e-7)
+
+
+def test_no_module_is_parametrized_and_every_tensor_is_saved(make_model):
+    """Parametrizations rename keys, and buffers that are not saved come back as uninitialised memory."""
+    model: nn.Module = make_model("stable_softplus")
+    assert not any(nn.utils.parametrize.is_parametrized(module) for module in model.modules())
+    tensors = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    assert tensors == set(model.state_dict())

@@ -1,0 +1,182 @@
+"""Loss, penalty and log of the Trainer."""
+
+import logging
+import math
+
+import pytest
+import torch
+from transformers import SegformerForImageClassification, SegformerForSemanticSegmentation
+
+from lrsegformer import STRATEGIES, LRSegformerTrainer
+from lrsegformer.errors import InputError
+
+TASKS = ("segmentation", "classification")
+WITH_PENALTY = ("stable_softplus", "geometric_mean", "jacobian_norm")
+
+
+def training_logs(trainer):
+    return [log for log in trainer.state.log_history if "loss" in log]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("strategy", [None, *STRATEGIES])
+def test_two_steps_with_each_strategy(make_trainer, task, strategy):
+    trainer = make_trainer(
+        task, strategy, lambda_lip=0.5, learning_rate=1e-3, warmup_steps=0, per_device_train_batch_size=2
+    )
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+
+    logs = training_logs(trainer)
+    assert len(logs) == 2
+    for log in logs:
+        assert math.isfinite(log["loss"])
+        assert log["loss"] == pytest.approx(log["loss_task"] + log["loss_lipschitz"], rel=1e-5)
+        assert log["loss_task"] > 0
+        assert (log["loss_lipschitz"] > 0) == (strategy in WITH_PENALTY)
+    layers = {name.removeprefix("decode_head.") for name in trainer.model.constrained_layers()}
+    assert {name.removeprefix("lipschitz/") for name in logs[-1] if name.startswith("lipschitz/")} == layers
+    assert len(layers) == (0 if strategy is None else 6 if task == "segmentation" else 1)
+
+    for name, parameter in trainer.model.named_parameters():
+        assert not torch.equal(parameter, before[name]), f"{name} did not move"
+
+
+def test_bounds_in_the_log_are_the_layers(make_trainer):
+    trainer = make_trainer(learning_rate=1e-3, warmup_steps=0)
+    trainer.train()
+    log = training_logs(trainer)[-1]
+    report = {layer["name"]: layer["bound"] for layer in trainer.model.lipschitz_report()["layers"]}
+    logged = {name.removeprefix("lipschitz/"): value for name, value in log.items() if name.startswith("lipschitz/")}
+    assert logged == pytest.approx({name.removeprefix("decode_head."): bound for name, bound in report.items()})
+
+
+def test_penalty_has_its_weight(make_trainer, make_model):
+    penalty = make_model()(torch.zeros(1, 3, 32, 32)).lipschitz_penalty.item()
+    for weight in (0.0, 0.1, 2.0):
+        trainer = make_trainer(lambda_lip=weight, max_steps=1)
+        trainer.train()
+        assert training_logs(trainer)[0]["loss_lipschitz"] == pytest.approx(weight * penalty, rel=1e-5)
+
+
+def test_penalty_lowers_the_constants(make_trainer):
+    bounds = {}
+    for weight in (0.0, 10.0):
+        trainer = make_trainer(lambda_lip=weight, learning_rate=1e-2, max_steps=4, warmup_steps=0)
+        trainer.train()
+        bounds[weight] = trainer.model.lipschitz_report()["head"]["bound"]
+    assert bounds[10.0] < 0.9 * bounds[0.0]
+
+
+def test_logged_loss_is_the_mean_since_the_last_log(make_trainer):
+    each = make_trainer(max_steps=4, logging_steps=1, learning_rate=1e-3)
+    each.train()
+    pairs = make_trainer(max_steps=4, logging_steps=2, learning_rate=1e-3)
+    pairs.train()
+    for name in ("loss", "loss_task", "loss_lipschitz"):
+        values = [log[name] for log in training_logs(each)]
+        means = [sum(values[:2]) / 2, sum(values[2:]) / 2]
+        assert [log[name] for log in training_logs(pairs)] == pytest.approx(means, rel=1e-5)
+
+
+def test_evaluation_has_both_parts_of_the_loss(make_trainer):
+    trainer = make_trainer(lambda_lip=0.5)
+    scores = trainer.evaluate()
+    penalty = trainer.model(torch.zeros(1, 3, 32, 32)).lipschitz_penalty.item()
+    assert scores["eval_loss_lipschitz"] == pytest.approx(0.5 * penalty, rel=1e-6)
+    assert scores["eval_loss"] == pytest.approx(scores["eval_loss_task"] + scores["eval_loss_lipschitz"], rel=1e-6)
+    assert make_trainer(strategy=None).evaluate()["eval_loss_lipschitz"] == 0
+
+
+class Void(torch.utils.data.Dataset):
+    """The training images, with every label of the first ones void."""
+
+    def __init__(self, dataset, count):
+        self.dataset, self.count = dataset, count
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        item = self.dataset[index]
+        return {**item, "labels": torch.full_like(item["labels"], 255)} if index < self.count else item
+
+
+@pytest.mark.parametrize("strategy", [None, "stable_softplus", "jacobian_norm"])
+def test_batches_without_a_valid_label(make_trainer, digits, caplog, strategy):
+    trainer = make_trainer(
+        strategy=strategy, train_dataset=Void(digits("segmentation").train, 12), eval_dataset=Void(
+            digits("segmentation").validation, 3
+        ), learning_rate=1e-3, warmup_steps=0,
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    for log in training_logs(trainer):
+        assert log["loss_task"] == 0 and math.isfinite(log["loss"]) and math.isfinite(log["grad_norm"])
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert any("ignore label" in record.message for record in caplog.records)
+    assert trainer.evaluate()["eval_loss_task"] == pytest.approx(0, abs=1e-6)
+
+
+def test_no_warning_where_labels_count(make_trainer, digits, caplog):
+    trainer = make_trainer(train_dataset=Void(digits("segmentation").train, 0), per_device_train_batch_size=1)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert not any("ignore label" in record.message for record in caplog.records)
+
+
+def test_label_smoothing(make_trainer):
+    with pytest.raises(InputError, match="--label_smoothing_factor"):
+        make_trainer(label_smoothing_factor=0.1)
+    losses = {}
+    for smoothing in (0.0, 0.5):
+        trainer = make_trainer("classification", label_smoothing_factor=smoothing, max_steps=1, lambda_lip=0.0)
+        batch = next(iter(trainer.get_train_dataloader()))
+        with torch.no_grad():
+            logits = trainer.model.eval()(batch["pixel_values"]).logits
+        expected = torch.nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
+        assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), rel=1e-4)
+        trainer.train()
+        losses[smoothing] = training_logs(trainer)[0]["loss"]
+    assert losses[0.0] != losses[0.5] and all(map(math.isfinite, losses.values()))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_stock_models_train_and_are_scored(make_trainer, make_model, task):
+    """And their loss does not grow with accumulation, as it does in the stock Trainer."""
+    stock_class = SegformerForSemanticSegmentation if task == "segmentation" else SegformerForImageClassification
+    tensors = make_model(task, None).to_vanilla().state_dict()
+    losses = []
+    for per_device in (4, 1):
+        model = stock_class(make_model(task, None).to_vanilla().config)
+        model.load_state_dict(tensors)
+        _without_chance(model)
+        trainer = make_trainer(task, model=model, per_device_train_batch_size=per_device, max_steps=1)
+        trainer.train()
+        log = training_logs(trainer)[0]
+        assert log["loss"] == pytest.approx(log["loss_task"]) and log["loss_lipschitz"] == 0
+        assert not any(name.startswith("lipschitz/") for name in log)
+        losses.append(log["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+
+
+def _without_chance(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
+
+
+def test_trainer_without_arguments_has_the_recipe(make_model, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = LRSegformerTrainer(model=make_model(), eval_dataset=digits("segmentation").validation)
+    assert trainer.args.learning_rate == 6e-5
+
+
+def test_one_step_trains(make_trainer):
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    assert training_logs(trainer)[0]["learning_rate"] == 6e-5 and math.isfinite(training_logs(trainer)[0]["loss"])
