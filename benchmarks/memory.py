@@ -3,10 +3,10 @@ Estimate the GPU memory of a training step from measured parts: prints the READM
 
     python benchmarks/memory.py
 
-Measured, on the CPU and per image at 512x512 with 150 classes under bfloat16 autocast: the bytes that autograd keeps for the
-backward pass. Computed: weights, gradients and AdamW's two moments in float32 (16 bytes a parameter), and three float32 maps
-of the full-size logits, which is what upsampling and cross entropy hold at their peak. Not counted: the CUDA context, kernels'
-workspaces and fragmentation, so the table is an estimate from below.
+Measured, on the CPU and per image at 512x512 with 150 classes under bfloat16 autocast: the bytes that autograd keeps
+for the backward pass. Computed: weights, gradients and AdamW's two moments in float32 (16 bytes a parameter), and
+three float32 maps of the full-size logits, which is what upsampling and cross entropy hold at their peak. Not counted:
+the CUDA context, kernels' workspaces and fragmentation, so the table is an estimate from below.
 """
 
 import argparse
