@@ -4,7 +4,6 @@ Each workaround of `lrsegformer/_compat.py` twice: that it works, and that stock
 A test named `test_upstream_...` that fails after an upgrade is good news: the workaround beside it can go.
 """
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -100,20 +99,6 @@ def test_renaming_of_an_unknown_parent_is_skipped():
 
 
 # Names in the tables of pipelines
-
-
-@pytest.fixture
-def error_lines():
-    lines: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    collector = Collector(level=logging.ERROR)
-    logging.getLogger("transformers").addHandler(collector)
-    yield lines
-    logging.getLogger("transformers").removeHandler(collector)
 
 
 @pytest.fixture

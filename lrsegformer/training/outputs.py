@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from lrsegformer.data import DataSplits
 from lrsegformer.evaluation import (
@@ -92,7 +93,7 @@ def constant_answer(splits: DataSplits, task: str) -> dict[str, float] | None:
         return None
     space = splits.label_space
     counts = np.zeros(space.num_labels, dtype=np.int64)
-    for index in dataset.indices:
+    for index in logging.tqdm(dataset.indices, desc="counting the validation labels"):
         example = dataset.source[int(index)]
         if task == "segmentation":
             encoded = space.encode_mask(example.target, example.name)

@@ -8,33 +8,9 @@ from torch import nn
 
 from lrsegformer import (
     STRATEGIES,
-    LRSegformerConfig,
-    LRSegformerForImageClassification,
-    LRSegformerForSemanticSegmentation,
 )
 
-SIZES = {
-    "depths": (1, 1, 1, 1),
-    "hidden_sizes": (8, 8, 16, 16),
-    "num_attention_heads": (1, 1, 2, 2),
-    "decoder_hidden_size": 12,
-    "num_labels": 5,
-}
-CLASSES = {"segmentation": LRSegformerForSemanticSegmentation, "classification": LRSegformerForImageClassification}
-
-
-def make_model(strategy, scope="head", task="segmentation", **options):
-    """A model whose weights, constants and statistics have moved, so that constraints are active."""
-    torch.manual_seed(3)
-    config = LRSegformerConfig(**SIZES, lipschitz_strategy=strategy, lipschitz_scope=scope, **options)
-    model = CLASSES[task](config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.add_(-0.3 if name.endswith(".c") else 0.2 * torch.randn_like(parameter))
-        for name, buffer in model.named_buffers():
-            if "running" in name:
-                buffer.uniform_(0.2, 2)
-    return model
+HIDDEN_SIZES = (8, 8, 16, 16)
 
 
 def operator_norm(matrix: torch.Tensor, norm: str) -> float:
@@ -77,7 +53,7 @@ CASES = [*((strategy, {}) for strategy in STRATEGIES), ("stable_softplus", {"lip
 
 
 @pytest.mark.parametrize(("strategy", "options"), CASES)
-def test_ascent_never_exceeds_the_bound_of_the_head(strategy, options):
+def test_ascent_never_exceeds_the_bound_of_the_head(make_model, strategy, options):
     model = make_model(strategy, **options)
     report = model.lipschitz_report()["head"]
     head = model.double().decode_head
@@ -89,7 +65,7 @@ def test_ascent_never_exceeds_the_bound_of_the_head(strategy, options):
 
 
 @pytest.mark.parametrize(("strategy", "options"), CASES)
-def test_folded_bound_is_exact_up_to_the_classifier(strategy, options):
+def test_folded_bound_is_exact_up_to_the_classifier(make_model, strategy, options):
     """Built from the parts by hand: projections, fuse with the norm's scale, both at their effective weights."""
     model = make_model(strategy, **options)
     head, report = model.decode_head, model.lipschitz_report()["head"]
@@ -105,14 +81,14 @@ def test_folded_bound_is_exact_up_to_the_classifier(strategy, options):
     assert report["folded_bound"] >= operator_norm(head.classifier.effective_weight().detach(), norm) * folded
 
 
-def test_bound_is_met_where_the_head_is_linear():
+def test_bound_is_met_where_the_head_is_linear(make_model):
     """Every ReLU open and the same features at every pixel: the l2 norm of the folded maps is attained."""
     model = make_model("jacobian_norm").double()
     head = model.decode_head
     nn.init.constant_(head.batch_norm.bias, 1e4)
     matrices, _ = head.folded_maps()
     _, values, right = torch.linalg.svd(torch.cat(matrices, dim=1))
-    parts = right[0].detach().split(SIZES["hidden_sizes"])
+    parts = right[0].detach().split(HIDDEN_SIZES)
     features = [
         part[None, :, None, None].expand(1, -1, side, side) for part, side in zip(parts, (8, 4, 2, 1), strict=True)
     ]
@@ -129,7 +105,7 @@ def test_bound_is_met_where_the_head_is_linear():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("task", "scope", "count"), [("segmentation", "head", 6), ("segmentation", "projections", 4),
                                                       ("classification", "head", 1)])  # fmt: skip
-def test_every_layer_is_below_its_guaranteed_bound(strategy, dtype, task, scope, count):
+def test_every_layer_is_below_its_guaranteed_bound(make_model, strategy, dtype, task, scope, count):
     model = make_model(strategy, scope, task).to(dtype)
     report = model.lipschitz_report()
     assert (report["strategy"], report["scope"], len(report["layers"])) == (strategy, scope, count)
@@ -143,21 +119,21 @@ def test_every_layer_is_below_its_guaranteed_bound(strategy, dtype, task, scope,
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
-def test_scope_projections_says_that_the_head_is_not_bounded(strategy):
+def test_scope_projections_says_that_the_head_is_not_bounded(make_model, strategy):
     report = make_model(strategy, "projections").lipschitz_report()["head"]
     assert report["guaranteed"] is False and report["bound"] is None and report["norm"] is None
     assert "does not bound the head" in report["note"]
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_baseline_has_no_bound(task):
+def test_baseline_has_no_bound(make_model, task):
     report = make_model(None, task=task).lipschitz_report()
     assert report["layers"] == [] and report["strategy"] is None and report["scope"] is None
     assert report["head"]["bound"] is None and report["head"]["guaranteed"] is False
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
-def test_classifier_bound_holds_for_its_outputs(strategy):
+def test_classifier_bound_holds_for_its_outputs(make_model, strategy):
     model = make_model(strategy, task="classification")
     report = model.lipschitz_report()["head"]
     classifier = model.double().classifier
@@ -168,13 +144,13 @@ def test_classifier_bound_holds_for_its_outputs(strategy):
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_only_jacobian_norm_says_that_nothing_limits_its_bound(task):
+def test_only_jacobian_norm_says_that_nothing_limits_its_bound(make_model, task):
     for strategy in STRATEGIES:
         note = make_model(strategy, task=task).lipschitz_report()["head"]["note"]
         assert ("nothing limits it" in note) == (not STRATEGIES[strategy].limits_norm)
 
 
-def test_report_leaves_no_gradient_and_no_mode_behind():
+def test_report_leaves_no_gradient_and_no_mode_behind(make_model):
     model = make_model("stable_softplus").train()
     model.lipschitz_report()
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
