@@ -7,10 +7,11 @@ _HIDDEN = (64, 128, 320, 512)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny": {
         "depths": (1, 1, 1, 1),
-        "hidden_sizes": (16, 32, 64, 96),
-        "num_attention_heads": (1, 1, 2, 4),
+        "hidden_sizes": (32, 64, 96, 128),
+        "num_attention_heads": (1, 2, 3, 4),
         "decoder_hidden_size": 64,
         "drop_path_rate": 0.0,
+        "initializer_range": 0.1,
     },
     "b0": {"depths": (2, 2, 2, 2), "hidden_sizes": (32, 64, 160, 256), "decoder_hidden_size": 256},
     "b1": {"depths": (2, 2, 2, 2), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 256},
