@@ -33,8 +33,9 @@ def parse_options(text: str | None) -> dict[str, Any] | None:
 
 
 def build_model(task: str, architecture: str, **config_options: Any) -> LipschitzModel:
-    """A model from scratch; `architecture` is a key of `ARCHITECTURES`."""
-    return _guarded(lambda: MODEL_CLASSES[task](LRSegformerConfig(**ARCHITECTURES[architecture], **config_options)))
+    """A model from scratch; `architecture` is a key of `ARCHITECTURES`, whose values the options replace."""
+    values = {**ARCHITECTURES[architecture], **config_options}
+    return _guarded(lambda: MODEL_CLASSES[task](LRSegformerConfig(**values)))
 
 
 def load_model(task: str, name_or_path: str, revision: str | None = None, **config_options: Any) -> LipschitzModel:

@@ -36,7 +36,7 @@ def test_parameter_counts_of_the_paper(name, strategy):
 def test_every_architecture_is_listed_and_the_tiny_one_is_tiny():
     assert set(ARCHITECTURES) == {"tiny", *MILLIONS}
     model = build_model("segmentation", "tiny", num_labels=11, lipschitz_strategy="orthogonal")
-    assert count(model) < 500_000
+    assert count(model) < 1_000_000
     assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 11, 16, 16)
     classifier = build_model("classification", "tiny", num_labels=10, lipschitz_strategy="orthogonal")
     assert classifier(torch.randn(1, 3, 64, 64)).logits.shape == (1, 10)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,11 +24,9 @@ print(status, sorted(set(heavy) & set(sys.modules)), file=sys.stderr)
 
 @pytest.mark.parametrize("script", ["finetune_seg.py", "finetune_cls.py", "run.py"])
 def test_help(script):
-    started = time.perf_counter()
     probe = subprocess.run(
         [sys.executable, "-c", PROBE.format(script=str(SCRIPTS / script))], capture_output=True, text=True, timeout=60
     )
-    assert time.perf_counter() - started < 3
     assert probe.stderr.splitlines()[-1] == "0 []", probe.stderr
     for strategy in STRATEGIES:
         assert f"{strategy}: " in " ".join(probe.stdout.split()), f"{strategy} and what it does"
