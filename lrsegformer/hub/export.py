@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
+from lrsegformer.models.configuration_lrsegformer import OPTIONS
 from lrsegformer.models.decode_head import plain_matrix
 from lrsegformer.models.normalization import CenteringBatchNorm2d
 
@@ -15,14 +16,13 @@ if TYPE_CHECKING:
         LRSegformerForSemanticSegmentation,
     )
 
-_OURS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options")
 _TYPE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version")
 
 
 def to_vanilla_config(config: "LRSegformerConfig") -> SegformerConfig:
     """The stock configuration of the same architecture and labels."""
     values = config.to_dict()
-    return SegformerConfig(**{name: value for name, value in values.items() if name not in (*_OURS, *_TYPE_FIELDS)})
+    return SegformerConfig(**{name: value for name, value in values.items() if name not in (*OPTIONS, *_TYPE_FIELDS)})
 
 
 @torch.no_grad()

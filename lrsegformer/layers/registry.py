@@ -59,6 +59,10 @@ class StrategyTable(Mapping[str, "type[LipschitzLinear]"]):
         """One line on what the strategy does, for `--help` and tables."""
         return _TABLE[name][2]
 
+    def summaries(self) -> str:
+        """All names with their summaries, for `--help`."""
+        return "; ".join(f"{name}: {self.summary(name)}" for name in self)
+
 
 STRATEGIES = StrategyTable()
 

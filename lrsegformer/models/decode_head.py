@@ -53,10 +53,6 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         """The norm's scale where the constraint of the fuse convolution includes it, else `None`."""
         return self.batch_norm.row_scale() if isinstance(self.batch_norm, CenteringBatchNorm2d) else None
 
-    def constrained_layers(self) -> dict[str, LipschitzConstraint]:
-        """The constrained layers by their names inside the head."""
-        return {name: layer for name, layer in self.named_modules() if isinstance(layer, LipschitzConstraint)}
-
     def folded_maps(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """
         The linear part of the head from features to the normalisation.

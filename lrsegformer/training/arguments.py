@@ -9,8 +9,8 @@ ARCHITECTURES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 
 
 def _strategy_help() -> str:
-    rows = "; ".join(f"{name}: {STRATEGIES.summary(name)}" for name in STRATEGIES)
-    return f"Lipschitz strategy of the head, or '{NO_STRATEGY}' for the baseline. {rows}.".replace("%", "%%")
+    text = f"Lipschitz strategy of the head, or '{NO_STRATEGY}' for the baseline. {STRATEGIES.summaries()}."
+    return text.replace("%", "%%")
 
 
 @dataclass

@@ -30,9 +30,10 @@ def build_parser() -> OneLineArgumentParser:
     parser.add_argument(
         "--variant", choices=("baseline", "lipschitz"), default="lipschitz", help="Without or with the constraint."
     )
-    rows = "; ".join(f"{name}: {STRATEGIES.summary(name)}" for name in STRATEGIES)
     parser.add_argument(
-        "--strategy", choices=tuple(STRATEGIES), help=f"Lipschitz strategy, default {DEFAULT_STRATEGY}. {rows}."
+        "--strategy",
+        choices=tuple(STRATEGIES),
+        help=f"Lipschitz strategy, default {DEFAULT_STRATEGY}. {STRATEGIES.summaries()}.",
     )
     parser.add_argument("--epochs", help="Passes over the training images (--num_train_epochs).")
     parser.add_argument("--batch_size", help="Samples an optimizer step, over all devices (--total_batch_size).")
