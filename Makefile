@@ -1,4 +1,4 @@
-# make quickstart | test | quality | style | clean
+# make quickstart | test | test-all | quality | style | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -7,7 +7,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt 
 SOURCES = lrsegformer scripts tests benchmarks
 OUTPUT ?= runs/quickstart
 
-.PHONY: quickstart install install-test test quality style clean
+.PHONY: quickstart install install-test test test-all quality style clean
 
 quickstart: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/finetune_seg.py \
@@ -28,6 +28,10 @@ $(VENV)/installed-test: setup.cfg constraints.txt
 
 test: install-test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+# Ten times the cases of every property, and the tests marked slow.
+test-all: install-test
+	HF_HUB_OFFLINE=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m "" $(PYTEST_OPTIONS)
 
 quality: install-test
 	$(BIN)/ruff check $(SOURCES)

@@ -13,6 +13,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from hypothesis import settings
 from torch import nn
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
@@ -33,6 +34,11 @@ SEGMENTATION_RUN = (
     "--max_eval_samples 4 --total_batch_size 4 --per_device_train_batch_size 2 --max_steps 4 --save_steps 2 "
     "--eval_steps 2 --logging_steps 1 --save_total_limit 9 --dataloader_num_workers 1 --learning_rate 1e-3"
 ).split()
+
+# Cases a property test; `--hypothesis-profile` has the last word.
+settings.register_profile("default", max_examples=100, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lrsegformer.layers.norms import ROUNDING_MARGIN
+from lrsegformer.layers.norms import ROUNDING_MARGIN, operator_norm
 
 
 class LipschitzConstraint(nn.Module):
@@ -52,9 +52,7 @@ class LipschitzConstraint(nn.Module):
 
     def raw_matrix(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
         """The raw weight as an `(out, in)` matrix of at least float32, its rows times `row_scale` where given."""
-        matrix = self.weight.flatten(1)
-        if matrix.dtype != torch.float64:
-            matrix = matrix.float()
+        matrix = at_least_float32(self.weight.flatten(1))
         return matrix if row_scale is None else matrix * row_scale.to(matrix.dtype)[:, None]
 
     def effective_weight(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
@@ -73,20 +71,41 @@ class LipschitzConstraint(nn.Module):
         with torch.autocast(device_type=self.weight.device.type, enabled=False):
             return self.constrain(self.raw_matrix(row_scale))
 
-    def lipschitz_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+    def lipschitz_bound(self, row_scale: torch.Tensor | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         """
-        A guaranteed upper bound of the operator norm of `effective_weight(row_scale)` in the norm named by `norm`.
+        A guaranteed upper bound of the operator norm, in the norm named by `norm`, of the matrix that `forward`
+        multiplies by.
 
-        The bound is the constant times `1 + 1e-5`, which covers the rounding of the effective weight in float32.
-        Rounding inside `forward` (sums of products, a cast of the effective weight to a lower precision) is not
-        covered.
+        In float32 and float64 that is `effective_weight(row_scale)`, and the bound is the constant times `1 + 1e-5`,
+        which covers the rounding of the effective weight. In a lower precision the norm of the cast effective weight
+        is computed, and the larger of the two is returned: `forward` multiplies in the precision of its inputs.
+        Rounding of the products and sums inside `forward` is not covered.
+
+        Args:
+            row_scale (`torch.Tensor` of shape `(out_features,)`, *optional*): see [`effective_weight`].
+            dtype (`torch.dtype`, *optional*):
+                The precision in which `forward` multiplies. By default autocast's, where autocast is on, and
+                otherwise that of `weight`.
 
         Returns:
-            `torch.Tensor`: a differentiable scalar.
+            `torch.Tensor`: a differentiable scalar of at least float32; infinite where the cast overflows.
         """
-        constant = self.constant()
+        dtype = self._multiplied_dtype() if dtype is None else dtype
+        bound = self.constant_bound(row_scale)
+        if dtype not in (torch.float32, torch.float64):
+            bound = torch.maximum(bound, self.computed_bound(self.effective_weight(row_scale).to(dtype)))
+        return bound
+
+    def constant_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """The bound in float32 and float64; see [`lipschitz_bound`]."""
         # A constant stored in lower precision would lose the margin to rounding.
-        return constant.to(torch.promote_types(constant.dtype, torch.float32)) * (1 + ROUNDING_MARGIN)
+        return at_least_float32(self.constant()) * (1 + ROUNDING_MARGIN)
+
+    def computed_bound(self, matrix: torch.Tensor) -> torch.Tensor:
+        """A bound of the operator norm of `matrix` in the norm named by `norm`: computed in float64, then widened."""
+        norm = operator_norm(matrix.nan_to_num(), self.norm)
+        # A matrix that overflowed in a cast has no norm.
+        return torch.where(torch.isfinite(matrix).all(), norm * (1 + ROUNDING_MARGIN), torch.inf)
 
     @torch.no_grad()
     def start_from_weight(self, row_scale: torch.Tensor | None = None) -> None:
@@ -105,6 +124,17 @@ class LipschitzConstraint(nn.Module):
 
     def setup(self, device: torch.device | str | None = None) -> None:
         """Add what the strategy stores (`c`). A strategy with options extends this with keyword arguments."""
+
+    def _multiplied_dtype(self, inputs: torch.Tensor | None = None) -> torch.dtype:
+        """
+        The precision of the product: autocast's, or that of the inputs (of the weight, where there are none).
+
+        The effective weight is cast to it once; through another precision it would be rounded twice.
+        """
+        device_type = self.weight.device.type
+        if torch.is_autocast_enabled(device_type) and (inputs is None or inputs.dtype != torch.float64):
+            return torch.get_autocast_dtype(device_type)
+        return self.weight.dtype if inputs is None else inputs.dtype
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, strategy={self.strategy}, norm={self.norm}"
@@ -138,8 +168,9 @@ class LipschitzLinear(LipschitzConstraint, nn.Linear):
             self.start_from_weight()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias.to(inputs.dtype)
-        return nn.functional.linear(inputs, self.effective_weight().to(inputs.dtype), bias)
+        dtype = self._multiplied_dtype(inputs)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return nn.functional.linear(inputs, self.effective_weight().to(dtype), bias)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **options) -> "LipschitzLinear":
@@ -179,9 +210,15 @@ class LipschitzConv1x1(LipschitzConstraint, nn.Conv2d):
             self.start_from_weight()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias.to(inputs.dtype)
-        weight = self.effective_weight().to(inputs.dtype)
+        dtype = self._multiplied_dtype(inputs)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        weight = self.effective_weight().to(dtype)
         return nn.functional.conv2d(inputs, weight[:, :, None, None], bias)
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in float32, or in float64 if it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def stepped_up(c: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,16 @@ import math
 
 import torch
 
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear, stepped_up
-from lrsegformer.layers.norms import l1_norm, linf_norm
+from lrsegformer.layers.base import (
+    LipschitzConstraint,
+    LipschitzConv1x1,
+    LipschitzLinear,
+    at_least_float32,
+    stepped_up,
+)
 
-# Keeps K and K^2 inside the range of float32.
-LARGEST_LOG_CONSTANT = 40.0
+# Keeps K inside the range of float32.
+LARGEST_LOG_CONSTANT = 80.0
 SMALLEST_LOG_CONSTANT = math.log(1e-6)
 
 
@@ -30,21 +35,28 @@ class GeometricMeanConstraint(LipschitzConstraint):
         self._add_constant(device)
 
     def constant(self) -> torch.Tensor:
-        return self.c.clamp(SMALLEST_LOG_CONSTANT, LARGEST_LOG_CONSTANT).exp()
+        return at_least_float32(self.c).clamp(SMALLEST_LOG_CONSTANT, LARGEST_LOG_CONSTANT).exp()
 
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
-        constant = self.constant().to(matrix.dtype)
-        squared_mean = l1_norm(matrix) * linf_norm(matrix)
+        # In float64 neither the sums nor the quotient round enough to matter, whatever the size of the matrix.
+        squared_mean = _squared_mean(matrix)
+        constant = self.constant().double()
         # The maximum under the root keeps the derivative finite at a zero matrix.
-        return matrix * (constant / torch.maximum(squared_mean, constant.square()).sqrt())
+        return matrix * (constant / torch.maximum(squared_mean, constant.square()).sqrt()).to(matrix.dtype)
 
     def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
-        squared_mean = l1_norm(matrix) * linf_norm(matrix)
-        start = (0.5 * squared_mean.double().log()).clamp_min(SMALLEST_LOG_CONSTANT).float()
-        # Step up until the rounded K^2 covers the rounded product, so that the factor is exactly 1.
-        while start < LARGEST_LOG_CONSTANT and start.exp().to(matrix.dtype).square() < squared_mean:
+        squared_mean = _squared_mean(matrix)
+        start = (0.5 * squared_mean.log()).clamp_min(SMALLEST_LOG_CONSTANT).float()
+        # Step up until the rounded K covers the mean, so that the factor is exactly 1.
+        while start < LARGEST_LOG_CONSTANT and start.exp().double().square() < squared_mean:
             start = stepped_up(start)
         return start
+
+
+def _squared_mean(matrix: torch.Tensor) -> torch.Tensor:
+    """The largest absolute column sum times the largest absolute row sum, in float64."""
+    absolute = matrix.abs()
+    return absolute.sum(dim=0, dtype=torch.float64).max() * absolute.sum(dim=1, dtype=torch.float64).max()
 
 
 class GeometricMeanLipschitzConv1x1(GeometricMeanConstraint, LipschitzConv1x1):

@@ -2,8 +2,8 @@
 
 import torch
 
+from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
-from lrsegformer.layers.norms import ROUNDING_MARGIN, l2_norm
 
 
 class JacobianNormConstraint(LipschitzConstraint):
@@ -11,7 +11,12 @@ class JacobianNormConstraint(LipschitzConstraint):
     The raw weight, unchanged. Its bound is its own largest singular value: true, but nothing limits it.
 
     The strategy's penalty is not made of constants: the model adds a random-projection estimate of the squared
-    Jacobian norm of its head at the data ([`~lrsegformer.models.jacobian.jacobian_penalty`]).
+    Jacobian norm at the data ([`~lrsegformer.models.jacobian.jacobian_penalty`]).
+
+    Args:
+        jacobian (`str`, *optional*, defaults to `"head"`):
+            Whose Jacobian the model penalises: `"head"` (of the logits with respect to the stage features) or
+            `"network"` (with respect to the pixels, which moves the encoder too and takes several times the time).
 
     Source: Hoffman, Roberts and Yaida 2019, "Robust Learning with Jacobian Regularization" (arXiv 1908.02729).
     """
@@ -19,12 +24,16 @@ class JacobianNormConstraint(LipschitzConstraint):
     strategy = "jacobian_norm"
     limits_norm = False
 
+    def setup(self, device: torch.device | str | None = None, jacobian: str = "head") -> None:
+        if jacobian not in ("head", "network"):
+            raise InputError(f"jacobian_norm's option jacobian is 'head' or 'network', not {jacobian!r}.")
+
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix
 
-    def lipschitz_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+    def constant_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
         """The largest singular value of the effective weight times `1 + 1e-5`: guaranteed, not limited."""
-        return l2_norm(self.effective_weight(row_scale)) * (1 + ROUNDING_MARGIN)
+        return self.computed_bound(self.effective_weight(row_scale))
 
 
 class JacobianNormLipschitzConv1x1(JacobianNormConstraint, LipschitzConv1x1):

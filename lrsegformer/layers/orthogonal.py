@@ -7,8 +7,10 @@ import torch
 from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
 
-# Diagonal entries of R below this share of the largest one are lifted to it in the backward pass.
-DIAGONAL_GUARD = 1e-4
+# The backward pass lifts the singular values of R to at least this share of its Frobenius norm,
+SINGULAR_VALUE_GUARD = 1e-5
+# and to at least this number, which only the norm of a matrix that is all but zero is below.
+SMALLEST_SINGULAR_VALUE = 1e-12
 
 
 class OrthonormalFactor(torch.autograd.Function):
@@ -17,9 +19,11 @@ class OrthonormalFactor(torch.autograd.Function):
     Q).
 
     The backward pass is the QR gradient restricted to Q (Walter, Lehmann and Lamour 2012, "On evaluating higher-order
-    derivatives of the QR decomposition of tensors"; the formula of `torch.linalg.qr`), with the diagonal of R kept
-    away from 0: the true derivative is infinite at a rank-deficient matrix, and a step along a finite direction is
-    what training needs.
+    derivatives of the QR decomposition of tall matrices with full column rank in forward and reverse mode algorithmic
+    differentiation"; the formula of `torch.linalg.qr`). It divides by R, which has no inverse where the matrix loses
+    rank: the true derivative is infinite there, and a step along a finite direction is what training needs. So R^T is
+    replaced by the Cholesky factor of `R^T R + d^2 I`, whose singular values are `sqrt(sigma^2 + d^2)`, and the
+    gradient is at most `(1 + sqrt(2)) |G|_F / d`.
     """
 
     @staticmethod
@@ -36,13 +40,15 @@ class OrthonormalFactor(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         q_factor, r_factor = ctx.saved_tensors
-        diagonal = r_factor.diagonal()
-        floor = (DIAGONAL_GUARD * diagonal.max()).clamp_min(torch.finfo(diagonal.dtype).tiny ** 0.5)
-        guarded = r_factor + torch.diag((floor - diagonal).clamp_min(0))
         product = -(gradient.T @ q_factor)
         symmetric = product.tril() + product.tril(-1).T
         right_side = gradient + q_factor @ symmetric
-        return torch.linalg.solve_triangular(guarded.T, right_side, upper=False, left=False)
+        # In float64, because squaring doubles the range of the singular values.
+        wide = r_factor.double()
+        floor = (SINGULAR_VALUE_GUARD * wide.norm()).clamp_min(SMALLEST_SINGULAR_VALUE)
+        identity = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
+        guarded, _ = torch.linalg.cholesky_ex(wide.T @ wide + floor.square() * identity)
+        return torch.linalg.solve_triangular(guarded.to(gradient.dtype), right_side, upper=False, left=False)
 
 
 class OrthogonalConstraint(LipschitzConstraint):
@@ -74,6 +80,20 @@ class OrthogonalConstraint(LipschitzConstraint):
         rows, columns = matrix.shape
         q_factor = OrthonormalFactor.apply(matrix) if rows >= columns else OrthonormalFactor.apply(matrix.T).T
         return q_factor * self.constant().to(matrix.dtype)
+
+    def constant_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        K times the larger of `1 + 1e-5` and what the computed factor Q really deviates from orthonormality by.
+
+        The squared singular values of Q are at most `1 + |Q^T Q - I|_2`, and the Frobenius norm is no smaller: nothing
+        is assumed of the rounding inside the decomposition.
+        """
+        bound = super().constant_bound(row_scale)
+        matrix = self.effective_weight(row_scale).double()
+        tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+        squared = self.constant().double().square()
+        excess = (tall.T @ tall - squared * torch.eye(tall.shape[1], dtype=tall.dtype, device=tall.device)).norm()
+        return torch.maximum(bound, (squared + excess).sqrt())
 
     def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.requested_constant, device=matrix.device)

@@ -3,9 +3,17 @@
 import torch
 
 from lrsegformer.errors import InputError
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear, stepped_up
+from lrsegformer.layers.base import (
+    LipschitzConstraint,
+    LipschitzConv1x1,
+    LipschitzLinear,
+    at_least_float32,
+    stepped_up,
+)
 
 SMALLEST_CONSTANT = 1e-6
+# Keeps K inside the range of float32.
+LARGEST_CONSTANT = 1e38
 
 
 def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
@@ -35,17 +43,18 @@ class StableSoftplusConstraint(LipschitzConstraint):
         self._add_constant(device)
 
     def constant(self) -> torch.Tensor:
-        return torch.nn.functional.softplus(self.c).clamp_min(SMALLEST_CONSTANT)
+        return torch.nn.functional.softplus(at_least_float32(self.c)).clamp(SMALLEST_CONSTANT, LARGEST_CONSTANT)
 
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
-        sums = matrix.abs().sum(dim=self._summed_dim, keepdim=True)
-        constant = self.constant().to(matrix.dtype)
+        # In float64 neither the sum nor the quotient rounds enough to matter, whatever the length of a row.
+        sums = matrix.abs().sum(dim=self._summed_dim, keepdim=True, dtype=torch.float64)
+        constant = self.constant().double()
         # K / max(sum, K) is min(1, K / sum) without a division by the sum of a zero row.
-        return matrix * (constant / torch.maximum(sums, constant))
+        return matrix * (constant / torch.maximum(sums, constant)).to(matrix.dtype)
 
     def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
-        norm = matrix.abs().sum(dim=self._summed_dim).max().clamp_min(SMALLEST_CONSTANT)
-        start = inverse_softplus(norm.double()).float()
+        norm = matrix.abs().sum(dim=self._summed_dim, dtype=torch.float64).max().clamp_min(SMALLEST_CONSTANT)
+        start = inverse_softplus(norm).float()
         # Rounding may leave softplus(c) a hair below the norm, and the weight would shrink: step up until it is not.
         while torch.nn.functional.softplus(start) < norm:
             start = stepped_up(start)

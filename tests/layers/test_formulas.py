@@ -162,6 +162,8 @@ def test_jacobian_norm_limits_nothing(weight):
         ("stable_softplus", {"norm": "l2"}),
         ("stable_softplus", {"norm": None}),
         *[("spectral_norm", {"constant": value}) for value in (0, -1.0, "start", None, float("nan"), float("inf"))],
+        *[("spectral_norm", {"sigma": value}) for value in ("exact", None, True, "Eigenvalues")],
+        *[("jacobian_norm", {"jacobian": value}) for value in ("features", None, "")],
         *[("orthogonal", {"constant": value}) for value in (0, -1.0, "initial", None, float("nan"), float("inf"))],
     ],
 )
