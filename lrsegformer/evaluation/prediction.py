@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lrsegformer.bilinear import BandedUpsampling, full_precision_products
 from lrsegformer.errors import InputError
 
 
@@ -13,9 +13,9 @@ from lrsegformer.errors import InputError
 def predict_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Upsample logits bilinearly and take the class of the largest, without holding the upsampled logits.
 
-    Equals `F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(1)` bit for bit:
-    each channel is upsampled by that very call, and a running maximum over the channels replaces the argmax, so that
-    one plane of the full size is held in place of one per class. Ties go to the lowest class.
+    What `F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(1)` gives, band by band
+    of rows. The upsampled logits agree to rounding, so another class can win only where two are equal to rounding;
+    exact ties go to the lowest class.
 
     Args:
         logits (`torch.Tensor`): floating point, shape `(batch, num_labels, height, width)`; half precision is
@@ -32,17 +32,20 @@ def predict_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
         raise InputError(
             f"logits of shape {tuple(logits.shape)}: predict_classes needs (batch, num_labels, height, width)."
         )
-    num_labels = logits.shape[1]
-    best = _upsample_channel(logits, 0, size)
+    batch, num_labels, *source_size = logits.shape
     dtype = torch.uint8 if num_labels <= 256 else torch.int16
-    classes = torch.zeros(best.shape, dtype=dtype, device=logits.device)
-    for channel in range(1, num_labels):
-        plane = _upsample_channel(logits, channel, size)
-        classes.masked_fill_(plane > best, channel)
-        torch.maximum(best, plane, out=best)
+    classes = torch.empty(batch, *size, dtype=dtype, device=logits.device)
+    upsampling = BandedUpsampling(num_labels, source_size, size, torch.float32, logits.device, with_gradient=False)
+    # The largest product of "is the maximum" and this is at the lowest class: two passes that argmax needs longer for.
+    places = torch.arange(num_labels, 0, -1, dtype=torch.float32, device=logits.device)[:, None]
+    with full_precision_products():
+        for image in range(batch):
+            rows_first = logits[image].permute(1, 0, 2).float().contiguous()
+            for slab in upsampling.slabs:
+                upsampling.start_slab(slab, rows_first)
+                for band in slab:
+                    upsampled = upsampling.band(band)
+                    largest = upsampled.amax(dim=1, keepdim=True)
+                    highest_place = upsampled.ge_(largest).mul_(places).amax(dim=1)
+                    classes[image, band.start : band.stop] = num_labels - highest_place
     return classes
-
-
-def _upsample_channel(logits: Tensor, channel: int, size: tuple[int, int]) -> Tensor:
-    plane = logits[:, channel : channel + 1].float()
-    return F.interpolate(plane, size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,7 +1,10 @@
 """Cross entropy at the resolution of the labels."""
 
+from collections.abc import Sequence
+
 import torch
-from torch.nn import functional
+
+from lrsegformer.losses.upsampled import upsampled_cross_entropy
 
 
 def valid_pixels(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
@@ -9,30 +12,43 @@ def valid_pixels(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
     return (labels != ignore_index) & (labels >= 0)
 
 
-def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
+def segmentation_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    ignore_index: int = 255,
+    class_weights: Sequence[float] | torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
     """
     Mean cross entropy over the valid pixels, the logits brought to the size of the labels by bilinear upsampling.
 
+    What `F.cross_entropy(F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels)` computes, without holding
+    the upsampled logits ([`~lrsegformer.losses.upsampled.upsampled_cross_entropy`]).
+
     Args:
         logits (`torch.Tensor` of shape `(batch, num_labels, height, width)`):
-            With a single label the loss is the binary cross entropy of that label.
-        labels (`torch.Tensor` of shape `(batch, label_height, label_width)`): any integer dtype.
+            Any floating dtype; half precision is summed in float32. With a single label the loss is the binary cross
+            entropy of that label.
+        labels (`torch.Tensor` of shape `(batch, label_height, label_width)`): any integer dtype, any size.
         ignore_index (`int`, *optional*, defaults to 255): label of the pixels that do not count; negative ones never
-        do.
+            do.
+        class_weights (sequence of `num_labels` floats, *optional*):
+            The mean is then weighted by the weight of each pixel's class, as in `F.cross_entropy`.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of each target that is spread evenly over the classes; ignored pixels stay ignored.
 
     Returns:
-        `torch.Tensor`: a scalar, computed in at least float32. 0, with zero gradients, where no pixel is valid (stock
-        SegFormer returns NaN). With a single label the mean is over the valid pixels; stock SegFormer's is over all.
+        `torch.Tensor`: a scalar of at least float32, differentiable once. 0, with zero gradients, where no pixel is
+        valid (stock SegFormer returns NaN). With a single label the mean is over the valid pixels; stock SegFormer's
+        is over all.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: on the CPU, for a label that is no class.
     """
-    valid = valid_pixels(labels, ignore_index)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    upsampled = functional.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    if logits.shape[1] == 1:
-        losses = functional.binary_cross_entropy_with_logits(
-            upsampled.squeeze(1), labels.clamp(0, 1).to(upsampled.dtype), reduction="none"
-        )
-        total = (losses * valid).sum()
-    else:
-        targets = torch.where(valid, labels.long(), ignore_index)
-        total = functional.cross_entropy(upsampled, targets, ignore_index=ignore_index, reduction="sum")
-    return total / valid.sum().clamp_min(1)
+    if class_weights is not None:
+        class_weights = torch.as_tensor(class_weights, dtype=logits.dtype, device=logits.device)
+    valid = valid_pixels(labels, ignore_index)
+    with_gradient = torch.is_grad_enabled() and logits.requires_grad
+    loss, _ = upsampled_cross_entropy(logits, labels, valid, class_weights, float(label_smoothing), with_gradient)
+    return loss

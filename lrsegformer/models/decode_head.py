@@ -1,21 +1,51 @@
 """The decode head: stock SegFormer's function, each scale fused at its own resolution, its linear maps constrained."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.bilinear import UpsampledSum
+from lrsegformer.errors import InputError
+from lrsegformer.layers.base import LipschitzConstraint, at_least_float32
 from lrsegformer.layers.registry import STRATEGIES
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.normalization import CenteringBatchNorm2d
 
 
-def plain_matrix(layer: nn.Linear | nn.Conv2d, row_scale: torch.Tensor | None = None) -> torch.Tensor:
-    """The `(out, in)` matrix that a constrained or plain layer multiplies by, at least float32."""
+class DecodeHeadMaps(NamedTuple):
+    """
+    The decode head in eval mode as one linear map a scale, a ReLU, and the classifier.
+
+    Attributes:
+        matrices (list of `torch.Tensor` of shape `(decoder_hidden_size, hidden_sizes[i])`): normalisation included.
+        bias (`torch.Tensor` of shape `(decoder_hidden_size,)`).
+        classifier (`torch.Tensor` of shape `(num_labels, decoder_hidden_size)`), classifier_bias (`torch.Tensor`).
+    """
+
+    matrices: list[torch.Tensor]
+    bias: torch.Tensor
+    classifier: torch.Tensor
+    classifier_bias: torch.Tensor
+
+
+def plain_matrix(layer: nn.Module, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    The `(out, in)` matrix that a constrained or plain layer multiplies by, at least float32.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for a layer that something else wraps, an adapter of peft for example,
+            because its own forward pass would be left out.
+    """
     if isinstance(layer, LipschitzConstraint):
         return layer.effective_weight(row_scale)
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise InputError(
+            f"the decode head multiplies its linear maps out and cannot take a {type(layer).__name__} among them: "
+            "target the encoder's layers, or name 'decode_head' among peft's modules_to_save."
+        )
     return LipschitzConstraint.raw_matrix(layer)
 
 
@@ -33,6 +63,7 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
 
     def __init__(self, config: LRSegformerConfig):
         super().__init__(config)
+        self._merged: DecodeHeadMaps | None = None
         if config.lipschitz_strategy is None:
             return
         linear_class = STRATEGIES[config.lipschitz_strategy]
@@ -71,47 +102,95 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
                 bias = bias + block @ projection.proj.bias.to(block.dtype)
         return matrices, bias
 
-    def fuse(self, encoder_hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Fuse the stage features `(batch, hidden_sizes[i], height_i, width_i)` on the finest grid."""
-        features = [self._as_map(hidden_state) for hidden_state in encoder_hidden_states]
-        matrices, bias = self.folded_maps()
-        batch_size, _, *size = features[0].shape
-        fused = None
+    def fuse(
+        self,
+        encoder_hidden_states: Sequence[torch.Tensor],
+        linear_part: tuple[Sequence[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """
+        Fuse the stage features `(batch, hidden_sizes[i], height_i, width_i)` on the finest grid, by [`folded_maps`] or
+        by another linear part of that form.
+        """
+        matrices, bias = self.folded_maps() if linear_part is None else linear_part
+        features = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
+        parts = []
         for matrix, feature in zip(matrices, features, strict=True):
-            # Batched products keep the plain memory format that upsampling works in; others are copied to it.
-            matrices_of_batch = matrix.to(feature.dtype).expand(batch_size, -1, -1)
-            part = torch.bmm(matrices_of_batch, feature.flatten(2)).view(batch_size, -1, *feature.shape[2:])
-            if list(feature.shape[2:]) != size:
-                part = nn.functional.interpolate(part, size=size, mode="bilinear", align_corners=False)
-            fused = part if fused is None else fused + part
-        return fused + bias.to(fused.dtype)[:, None, None]
+            maps = matrix.to(feature.dtype).expand(len(feature), -1, -1)
+            if feature is features[-1]:
+                # Upsampling leaves a constant as it is, so the bias is added where the map is smallest.
+                part = torch.baddbmm(bias.to(feature.dtype)[:, None], maps, feature.flatten(2))
+            else:
+                part = torch.bmm(maps, feature.flatten(2))
+            parts.append(part.view(len(feature), -1, *feature.shape[2:]))
+        return UpsampledSum.apply(*parts)
 
-    def forward(self, encoder_hidden_states: Sequence[torch.Tensor], **kwargs) -> torch.Tensor:
-        """Logits `(batch, num_labels, height / 4, width / 4)` from the features of all stages, finest first."""
-        hidden_states = self.batch_norm(self.fuse(encoder_hidden_states))
-        hidden_states = self.dropout(self.activation(hidden_states))
-        return self.classifier(hidden_states)
+    def forward(
+        self, encoder_hidden_states: Sequence[torch.Tensor], return_fused: bool = False, **kwargs
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """
+        Logits `(batch, num_labels, height / 4, width / 4)` from the features of all stages, finest first; with
+        `return_fused` also the input of the normalisation.
+        """
+        if not self.training and not return_fused:
+            maps = self._merged or self.eval_maps()
+            hidden_states = self.activation(self.fuse(encoder_hidden_states, (maps.matrices, maps.bias)))
+            classifier = maps.classifier.to(hidden_states.dtype)[:, :, None, None]
+            bias = maps.classifier_bias.to(hidden_states.dtype)
+            return nn.functional.conv2d(hidden_states, classifier, bias)
+        fused = self.fuse(encoder_hidden_states)
+        logits = self.classifier(self.dropout(self.activation(self.batch_norm(fused))))
+        return (logits, fused) if return_fused else logits
 
-    def eval_logits(self, encoder_hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The logits as eval mode computes them, sample by sample and without dropout, in either mode."""
-        hidden_states = self.fuse(encoder_hidden_states)
+    def eval_maps(self) -> DecodeHeadMaps:
+        """The head in eval mode, from the weights as they are now; differentiable."""
+        matrices, bias = self.folded_maps()
+        scale, shift = self.eval_affine()
+        if not isinstance(self.batch_norm, CenteringBatchNorm2d):
+            matrices = [matrix * scale[:, None] for matrix in matrices]
+        return DecodeHeadMaps(matrices, bias * scale + shift, plain_matrix(self.classifier), self.classifier.bias)
+
+    def merge(self) -> None:
+        """
+        Keep [`eval_maps`] of the weights as they are now, so that inference does not compute them for every batch.
+
+        A snapshot: forward passes in eval mode go by it until the weights are loaded, cast or moved to a device
+        through the module, or it is set to training. It is not saved.
+        """
+        with torch.no_grad():
+            maps = self.eval_maps()
+            # A layer that is not constrained multiplies by its own weight, which may change in place.
+            self._merged = DecodeHeadMaps(
+                maps.matrices, maps.bias, maps.classifier.clone(), maps.classifier_bias.clone()
+            )
+
+    def train(self, mode: bool = True) -> "LRSegformerDecodeHead":
+        """Set training mode, which ends what [`merge`] began, or eval mode."""
+        if mode:
+            self._merged = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._merged = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._merged = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def eval_affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift `(decoder_hidden_size,)`, at least float32, of the fused features in eval mode."""
         norm = self.batch_norm
         if isinstance(norm, CenteringBatchNorm2d):
-            hidden_states = hidden_states + norm.shift().to(hidden_states.dtype)[:, None, None]
-        else:
-            hidden_states = nn.functional.batch_norm(
-                hidden_states,
-                norm.running_mean,
-                norm.running_var,
-                norm.weight,
-                norm.bias,
-                training=False,
-                eps=norm.eps,
-            )
-        return self.classifier(self.activation(hidden_states))
+            shift = norm.shift()
+            return torch.ones_like(shift), shift
+        weight, bias, mean, variance = map(
+            at_least_float32, (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        )
+        scale = weight * torch.rsqrt(variance + norm.eps)
+        return scale, bias - scale * mean
 
     @staticmethod
-    def _as_map(hidden_state: torch.Tensor) -> torch.Tensor:
+    def as_map(hidden_state: torch.Tensor) -> torch.Tensor:
         """A last stage that was left flat (`reshape_last_stage=False`) as a square map."""
         if hidden_state.ndim == 4:
             return hidden_state

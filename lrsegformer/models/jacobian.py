@@ -1,8 +1,16 @@
-"""The penalty of jacobian_norm: a random-projection estimate of the head's squared Jacobian norm at the data."""
+"""The penalty of jacobian_norm: a random-projection estimate of the squared Jacobian norm at the data."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+from lrsegformer.bilinear import upsampling_transposed
+from lrsegformer.layers.base import at_least_float32
+from lrsegformer.models.decode_head import plain_matrix
+
+if TYPE_CHECKING:
+    from lrsegformer.models.decode_head import LRSegformerDecodeHead
 
 # Odd constants of the 64-bit mix of Steele, Lea and Flood 2014 ("Fast splittable pseudorandom number generators"), as
 # int64.
@@ -46,10 +54,10 @@ def random_signs(seeds: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def jacobian_penalty(
-    head: Callable[[Sequence[torch.Tensor]], torch.Tensor], features: Sequence[torch.Tensor], seeds: torch.Tensor
+    function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, seeds: torch.Tensor
 ) -> torch.Tensor:
     """
-    Estimate the squared Frobenius norm of the head's Jacobian at the data, a mean over samples and output positions.
+    Estimate the squared Frobenius norm of a function's Jacobian at the data, a mean over samples and output positions.
 
     With independent signs v of unit variance, the expectation of `|v^T J|^2` is `|J|_F^2` (Hutchinson 1989; Hoffman,
     Roberts and Yaida 2019, equation 8, with signs in place of unit vectors). One projection a sample; divided by the
@@ -57,20 +65,65 @@ def jacobian_penalty(
     nothing.
 
     Args:
-        head: maps the features to outputs of shape `(batch, labels, ...)`; each output sample has to depend on its own
-            features alone.
-        features: the head's inputs, each `(batch, ...)`. They are detached: the penalty moves the head, not the
-        encoder.
+        function: maps the inputs to outputs of shape `(batch, labels, ...)`; each output sample has to depend on its
+            own input alone, and the function has to be twice differentiable by autograd.
+        inputs (`torch.Tensor` of shape `(batch, ...)`): detached here; the penalty moves the function's parameters.
         seeds (`torch.Tensor` of shape `(batch,)`, int64): seeds of the projections, one a sample.
 
     Returns:
-        `torch.Tensor`: a float32 scalar, differentiable (by double backward) with respect to the head's parameters.
+        `torch.Tensor`: a scalar, at least float32, differentiable (by double backward) with respect to the parameters.
     """
-    inputs = [feature.detach().requires_grad_() for feature in features]
+    inputs = inputs.detach().requires_grad_()
     with torch.enable_grad():
-        outputs = head(inputs)
+        outputs = function(inputs)
         signs = random_signs(seeds, outputs.shape[1:]).to(outputs.dtype)
-        gradients = torch.autograd.grad(outputs, inputs, grad_outputs=signs, create_graph=True)
+        (gradient,) = torch.autograd.grad(outputs, inputs, grad_outputs=signs, create_graph=True)
     positions = outputs[0, 0].numel()
-    squared = sum(gradient.float().square().flatten(1).sum(dim=1) for gradient in gradients)
-    return squared.mean() / positions
+    return at_least_float32(gradient).square().flatten(1).sum(dim=1).mean() / positions
+
+
+def decode_head_jacobian_penalty(
+    head: "LRSegformerDecodeHead", features: Sequence[torch.Tensor], fused: torch.Tensor, seeds: torch.Tensor
+) -> torch.Tensor:
+    """
+    [`jacobian_penalty`] of the decode head in eval mode with respect to the stage features, without a second forward
+    pass: the head is `classifier(relu(affine(fused)))` with `fused` linear in the features, so its vector-Jacobian
+    product is written out, and one backward pass through it is the double backward pass of the head.
+
+    The projections are `v = a b`, with an independent sign `a` for each position and `b` for each row of positions and
+    label. All entries have unit variance and no two are correlated, which is all that the expectation needs; and
+    `classifier^T v` is formed once a row, not once a position.
+
+    Args:
+        head ([`LRSegformerDecodeHead`]): ReLU activation.
+        fused (`torch.Tensor` of shape `(batch, decoder_hidden_size, height, width)`):
+            What `head.fuse` gave for the features; which ReLUs are open is read from it.
+        features: the features of all stages, finest first; only their sizes matter.
+        seeds (`torch.Tensor` of shape `(batch,)`, int64): seeds of the projections, one a sample.
+
+    Returns:
+        `torch.Tensor`: a scalar, at least float32, differentiable with respect to the head's parameters.
+    """
+    batch, _, height, width = fused.shape
+    at_positions, at_rows = decode_head_signs(seeds, head.config.num_labels, height, width)
+    scale, shift = head.eval_affine()
+    with torch.no_grad():
+        is_open = fused * scale[:, None, None] + shift[:, None, None] > 0
+        mask = (is_open * at_positions[:, None]).to(fused.dtype)
+    classifier = plain_matrix(head.classifier)
+    rows = (at_rows.to(classifier.dtype) @ classifier) * scale
+    cotangent = mask * rows.transpose(1, 2).to(fused.dtype)[..., None]
+    matrices, _ = head.folded_maps()
+    squared = torch.zeros(batch, device=fused.device, dtype=classifier.dtype)
+    for matrix, feature in zip(matrices, features, strict=True):
+        at_scale = upsampling_transposed(cotangent, head.as_map(feature).shape[2:])
+        gradient = matrix.T.to(at_scale.dtype) @ at_scale.flatten(2)
+        squared = squared + at_least_float32(gradient).square().flatten(1).sum(dim=1)
+    return squared.mean() / (height * width)
+
+
+def decode_head_signs(seeds: torch.Tensor, labels: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The signs a `(batch, height, width)` and b `(batch, height, labels)` whose products are the projections."""
+    signs = random_signs(seeds, (height * width + height * labels,))
+    at_positions, at_rows = signs.split([height * width, height * labels], dim=1)
+    return at_positions.view(-1, height, width), at_rows.view(-1, height, labels)

@@ -1,11 +1,12 @@
 """The two models: stock SegFormer with constrained heads."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import SegformerForImageClassification, SegformerForSemanticSegmentation
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -17,7 +18,7 @@ from lrsegformer.layers.registry import build_lipschitz_linear
 from lrsegformer.losses import segmentation_loss
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead
-from lrsegformer.models.jacobian import jacobian_penalty, sample_seeds
+from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
 
 
@@ -57,6 +58,10 @@ class LipschitzHeadMixin:
         """The constrained layers by their names in the model."""
         return {name: layer for name, layer in self.named_modules() if isinstance(layer, LipschitzConstraint)}
 
+    def penalty_factors(self) -> list[list[LipschitzConstraint]]:
+        """The constrained layers in groups: those of a group lie side by side, the groups follow each other."""
+        return [[layer] for layer in self.constrained_layers().values()]
+
     def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
         """Factors of the layer's rows that its constraint includes, or `None`."""
         return None
@@ -77,23 +82,65 @@ class LipschitzHeadMixin:
     def _initial_std(self, module: LipschitzConstraint) -> float:
         return self.config.initializer_range
 
-    def _weights_penalty(self) -> torch.Tensor | None:
-        """The penalty that depends on weights alone; cheap enough to be part of every forward pass."""
-        return constants_penalty(self.constrained_layers().values(), self.config.penalty_reduction)
-
-    def lipschitz_report(self) -> dict[str, Any]:
+    def _penalty(
+        self, pixel_values: torch.Tensor, head_jacobian_penalty: Callable[..., torch.Tensor], *head_inputs: Any
+    ) -> torch.Tensor | None:
         """
-        What is bounded, in which norm, by how much, and whether that is guaranteed.
+        The penalty of this forward pass. Where it depends on weights alone it is cheap enough to be part of every one;
+        the Jacobian's is computed in training only.
+        """
+        if self.config.lipschitz_strategy != "jacobian_norm":
+            return constants_penalty(self.penalty_factors(), self.config.penalty_reduction)
+        if not (self.training and torch.is_grad_enabled()):
+            return None
+        seeds = sample_seeds(pixel_values)
+        if (self.config.lipschitz_options or {}).get("jacobian") == "network":
+            return jacobian_penalty(self._eval_mode_logits, pixel_values, seeds)
+        return head_jacobian_penalty(seeds, *head_inputs)
+
+    def _eval_mode_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits without dropout and with the running statistics, by kernels that can be differentiated twice."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                return self(pixel_values=pixel_values).logits
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def lipschitz_report(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """
+        What is bounded, in which norm, by how much, and whether that is guaranteed; of eval mode.
+
+        Under scope `"head"` the constraint limits the product of the layers' bounds, and with it the head's bound,
+        which is the norm of the maps multiplied out: in float32 and float64 it never exceeds the product by more than
+        rounding (2e-5 of it).
+
+        Args:
+            dtype (`torch.dtype`, *optional*):
+                The precision in which the head computes; matrices are cast to it before their norms are taken. By
+                default autocast's, where autocast is on, and otherwise that of the encoder.
 
         Returns:
-            `dict` with `strategy`, `scope`, `layers` (a list with `name`, `norm`, `bound`, `exact`, `guaranteed`,
-            `limited` for each constrained layer; `exact` is the operator norm of the effective weight in float64,
-            `limited` whether the constraint holds the bound down) and `head` (`norm`, `bound` or `None`, `guaranteed`,
-            `note`).
+            `dict` of plain Python values with
+
+            - `strategy`, `scope`, `dtype` (a name such as `"float32"`);
+            - `layers`: for each constrained layer `name`, `norm`, `bound`, `exact` (the operator norm of the effective
+              weight in float64), `share` (`exact / bound`), `operator_norms` (`exact` in `l2`, `linf` and `l1`),
+              `guaranteed`, and `limited` (whether the constraint holds the bound down);
+            - `head`: `norm`, `bound`, `product_of_bounds` (all `None` where the constraint does not bound the head),
+              `guaranteed`, `note`, and `norms`: for each norm `bound` (features to logits before upsampling; of these
+              weights), `to_relu_bound` and `product_of_norms` (segmentation), and `limited`. The norms are
+              `per_pixel_l2`, `linf`, `per_pixel_l1` and `l2` (over images whose sides are multiples of 32); in
+              classification `l2`, `linf` and `l1`.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for a `dtype` that is not a floating-point one.
         """
         from lrsegformer.certification.report import lipschitz_report
 
-        return lipschitz_report(self)
+        return lipschitz_report(self, dtype)
 
 
 def _was_loaded(module: torch.nn.Module, name: str) -> bool:
@@ -123,6 +170,11 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
             )
             self._keep_in_fp32_modules_strict.add(constrained)
         self.post_init()
+
+    def penalty_factors(self) -> list[list[LipschitzConstraint]]:
+        head = self.decode_head
+        groups = [[projection.proj for projection in head.linear_projections], [head.linear_fuse], [head.classifier]]
+        return [[layer for layer in group if isinstance(layer, LipschitzConstraint)] for group in groups]
 
     def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
         head = self.decode_head
@@ -155,25 +207,39 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         keep_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        outputs = super().forward(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+        outputs = self.segformer(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+        features = outputs.hidden_states
+        if self.training and self.config.lipschitz_strategy == "jacobian_norm":
+            logits, fused = self.decode_head(features, return_fused=True)
+        else:
+            logits, fused = self.decode_head(features), None
         loss = None
         if labels is not None:
-            loss = segmentation_loss(outputs.logits, labels, self.config.semantic_loss_ignore_index)
+            loss = segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
         output = LRSegformerSemanticSegmenterOutput(
             loss=loss,
-            logits=outputs.logits,
-            hidden_states=outputs.hidden_states if keep_hidden_states else None,
+            logits=logits,
+            hidden_states=features if keep_hidden_states else None,
             attentions=outputs.attentions,
-            lipschitz_penalty=self._penalty(pixel_values, outputs.hidden_states),
+            lipschitz_penalty=self._penalty(pixel_values, self._head_jacobian_penalty, features, fused),
         )
         return output if return_dict else output.to_tuple()
 
-    def _penalty(self, pixel_values: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        if self.config.lipschitz_strategy != "jacobian_norm":
-            return self._weights_penalty()
-        if not (self.training and torch.is_grad_enabled()):
-            return None
-        return jacobian_penalty(self.decode_head.eval_logits, features, sample_seeds(pixel_values))
+    def _head_jacobian_penalty(
+        self, seeds: torch.Tensor, features: Sequence[torch.Tensor], fused: torch.Tensor
+    ) -> torch.Tensor:
+        return decode_head_jacobian_penalty(self.decode_head, features, fused, seeds)
+
+    def merge(self) -> "LRSegformerForSemanticSegmentation":
+        """
+        Set eval mode and compute the head's effective weights and their products once, not in every forward pass.
+
+        A snapshot of the weights as they are now ([`~lrsegformer.models.decode_head.LRSegformerDecodeHead.merge`]);
+        `train()` ends it. For a model that is a stock one for good there is [`to_vanilla`].
+        """
+        self.eval()
+        self.decode_head.merge()
+        return self
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
         """The stock class with equal logits in eval mode; nothing is constrained any more. The weights are copies."""
@@ -231,17 +297,13 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
             logits=outputs.logits,
             hidden_states=outputs.hidden_states if keep_hidden_states else None,
             attentions=outputs.attentions,
-            lipschitz_penalty=self._penalty(pixel_values, outputs.hidden_states[-1]),
+            lipschitz_penalty=self._penalty(pixel_values, self._head_jacobian_penalty, outputs.hidden_states[-1]),
         )
         return output if return_dict else output.to_tuple()
 
-    def _penalty(self, pixel_values: torch.Tensor, last_stage: torch.Tensor) -> torch.Tensor | None:
-        if self.config.lipschitz_strategy != "jacobian_norm":
-            return self._weights_penalty()
-        if not (self.training and torch.is_grad_enabled()):
-            return None
+    def _head_jacobian_penalty(self, seeds: torch.Tensor, last_stage: torch.Tensor) -> torch.Tensor:
         pooled = last_stage.flatten(2).mean(dim=2) if last_stage.ndim == 4 else last_stage.mean(dim=1)
-        return jacobian_penalty(lambda inputs: self.classifier(inputs[0]), [pooled], sample_seeds(pixel_values))
+        return jacobian_penalty(self.classifier, pooled, seeds)
 
     def to_vanilla(self) -> SegformerForImageClassification:
         """The stock class with equal logits; nothing is constrained any more. The weights are copies."""

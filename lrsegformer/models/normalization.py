@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from lrsegformer.layers.base import at_least_float32
+
 # Keeps the division by the scale finite where gamma is 0.
 SMALLEST_SCALE = 1e-12
 
@@ -21,14 +23,14 @@ class CenteringBatchNorm2d(nn.BatchNorm2d):
     """
 
     def row_scale(self) -> torch.Tensor:
-        """Factors `(channels,)`, float32, of the rows of the convolution before this layer."""
-        scale = self.weight.float() * torch.rsqrt(self.running_var.float() + self.eps)
+        """Factors `(channels,)`, at least float32, of the rows of the convolution before this layer."""
+        scale = at_least_float32(self.weight) * torch.rsqrt(at_least_float32(self.running_var) + self.eps)
         tiny = torch.full_like(scale, SMALLEST_SCALE)
         return torch.where(scale.abs() < SMALLEST_SCALE, torch.copysign(tiny, scale), scale)
 
     def shift(self) -> torch.Tensor:
-        """What eval mode adds to the scaled convolution: `bias - row_scale * running_mean`, float32."""
-        return self.bias.float() - self.row_scale() * self.running_mean.float()
+        """What eval mode adds to the scaled convolution: `bias - row_scale * running_mean`, at least float32."""
+        return at_least_float32(self.bias) - self.row_scale() * at_least_float32(self.running_mean)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """
@@ -38,9 +40,9 @@ class CenteringBatchNorm2d(nn.BatchNorm2d):
         """
         if not self.training:
             return hidden_states + self.shift().to(hidden_states.dtype)[:, None, None]
-        mean = hidden_states.float().mean(dim=(0, 2, 3))
+        mean = at_least_float32(hidden_states).mean(dim=(0, 2, 3))
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             unscaled = (mean / self.row_scale()).to(self.running_mean.dtype)
             self.running_mean.lerp_(unscaled, self.momentum)
-        return hidden_states + (self.bias.float() - mean).to(hidden_states.dtype)[:, None, None]
+        return hidden_states + (self.bias - mean).to(hidden_states.dtype)[:, None, None]

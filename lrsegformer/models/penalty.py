@@ -7,30 +7,36 @@ import torch
 from lrsegformer.layers.base import LipschitzConstraint
 
 
-def constants_penalty(layers: Iterable[LipschitzConstraint], reduction: str) -> torch.Tensor | None:
+def constants_penalty(factors: Iterable[Iterable[LipschitzConstraint]], reduction: str) -> torch.Tensor | None:
     """
-    Reduce the learned constants of `layers` to the penalty of the network.
+    Reduce the learned constants of a network to its penalty.
+
+    Layers that follow each other are factors of the network's Lipschitz constant; layers side by side share one
+    factor, the geometric mean of their constants. So dividing the decoder's four projections by a number and
+    multiplying the fuse convolution by it, which changes nothing, does not change the product either; counted as six
+    factors it would fall without end.
 
     Args:
-        layers: the constrained layers; those whose constant is fixed do not count.
+        factors: groups of parallel constrained layers; layers whose constant is fixed do not count.
         reduction (`str`):
-            `"geometric_mean"` (stays of the size of one constant whatever the depth), `"product"` (Liu et al. 2022,
-            equation 8: bounds the composition, and is orders of magnitude larger), `"sum"`, or `"mean_log"` (the
-            logarithm of the geometric mean; negative once the constants are below 1).
+            `"geometric_mean"` of the factors (stays of the size of one constant whatever the depth), `"product"` of
+            the factors (Liu et al. 2022, equation 8; orders of magnitude larger), `"mean_log"` (the logarithm of the
+            geometric mean; negative once the constants are below 1), or `"sum"` of all constants.
 
     Returns:
         `torch.Tensor` or `None`: a differentiable scalar; `None` where no layer learns its constant.
     """
-    constants = [layer.constant() for layer in layers if layer.learns_constant]
-    if not constants:
+    groups = [[layer.constant() for layer in group if layer.learns_constant] for group in factors]
+    groups = [torch.stack(group).float() for group in groups if group]
+    if not groups:
         return None
-    stacked = torch.stack(constants).float()
-    if reduction == "geometric_mean":
-        return stacked.log().mean().exp()
-    if reduction == "product":
-        return stacked.prod()
     if reduction == "sum":
-        return stacked.sum()
+        return torch.cat(groups).sum()
+    logarithms = torch.stack([group.log().mean() for group in groups])
+    if reduction == "geometric_mean":
+        return logarithms.mean().exp()
+    if reduction == "product":
+        return logarithms.sum().exp()
     if reduction == "mean_log":
-        return stacked.log().mean()
+        return logarithms.mean()
     raise ValueError(f"Unknown penalty reduction {reduction!r}.")

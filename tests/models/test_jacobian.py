@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from lrsegformer.models.jacobian import jacobian_penalty, random_signs, sample_seeds
+from lrsegformer.models.jacobian import (
+    decode_head_jacobian_penalty,
+    decode_head_signs,
+    jacobian_penalty,
+    random_signs,
+    sample_seeds,
+)
 
 SIZES = [(4, 4), (2, 2), (1, 1), (1, 1)]
 
@@ -24,39 +30,102 @@ def with_frozen_statistics(model: nn.Module) -> nn.Module:
     return model
 
 
-def exact_penalty(head, features: list[torch.Tensor]) -> torch.Tensor:
+def exact_penalty(function, *inputs: torch.Tensor) -> torch.Tensor:
     """The mean over samples of the squared Frobenius norm of the exact Jacobian, by `torch.func.jacrev`."""
     norms = []
-    for sample in zip(*features, strict=True):
-        inputs = tuple(feature[None] for feature in sample)
-        jacobians = torch.func.jacrev(lambda *inputs: head(inputs), argnums=tuple(range(len(inputs))))(*inputs)
+    for sample in zip(*inputs, strict=True):
+        single = tuple(part[None] for part in sample)
+        jacobians = torch.func.jacrev(function, argnums=tuple(range(len(single))))(*single)
         norms.append(sum(jacobian.square().sum() for jacobian in jacobians))
     return torch.stack(norms).mean()
 
 
-def test_estimate_is_unbiased_for_the_nonlinear_head(make_model):
+@pytest.mark.parametrize("scope", ["head", "projections"])
+def test_estimate_is_unbiased_for_the_nonlinear_head(make_model, scope):
     """The mean over many draws of signs meets the exact value within five standard errors."""
-    head = make_model("jacobian_norm").double().decode_head
+    head = make_model("jacobian_norm", scope).double().decode_head
     features = features_of(1)
-    expected = exact_penalty(head.eval_logits, features).item() / 16
-    draws = []
-    for start in range(0, 2048, 512):
-        repeated = [feature.expand(512, *feature.shape[1:]) for feature in features]
-        for chunk in torch.arange(start, start + 512).split(64):
-            draws.append(
-                jacobian_penalty(head.eval_logits, [feature[: len(chunk)] for feature in repeated], chunk).item()
-            )
-    draws = torch.tensor(draws, dtype=torch.float64)
+    expected = exact_penalty(lambda *parts: head(parts), *features).item() / 16
+    fused = head.fuse(features).detach()
+    draws = torch.tensor(
+        [decode_head_jacobian_penalty(head, features, fused, torch.tensor([seed])).item() for seed in range(2048)],
+        dtype=torch.float64,
+    )
     error = draws.std() / len(draws) ** 0.5
     assert abs(draws.mean() - expected) < 5 * error
     assert error < 0.05 * expected, "the test is sharp"
 
 
+@pytest.mark.parametrize("scope", ["head", "projections"])
+def test_penalty_and_gradients_of_the_head_are_those_of_double_backward(make_model, scope):
+    """Against autograd through the whole head, with the same projections; sizes that do not divide each other."""
+    head = make_model("jacobian_norm", scope).double().decode_head
+    sizes = [(7, 8), (4, 5), (2, 2), (1, 1)]
+    features = [
+        torch.randn(3, channels, *size, dtype=torch.float64)
+        for channels, size in zip((8, 8, 16, 16), sizes, strict=True)
+    ]
+    seeds = torch.arange(3)
+    penalty = decode_head_jacobian_penalty(head, features, head.fuse(features).detach(), seeds)
+    inputs = [feature.requires_grad_() for feature in features]
+    at_positions, at_rows = decode_head_signs(seeds, 5, 7, 8)
+    projections = at_rows.transpose(1, 2)[..., None] * at_positions[:, None]
+    gradients = torch.autograd.grad(head(inputs), inputs, projections.double(), create_graph=True)
+    expected = sum(gradient.square().flatten(1).sum(dim=1) for gradient in gradients).mean() / 56
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-12)
+    parameters = [parameter for name, parameter in head.named_parameters() if not name.endswith("bias")]
+    for own, judge in zip(
+        torch.autograd.grad(penalty, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(own, judge, rtol=1e-10, atol=1e-14)
+
+
+def test_projections_of_the_head_have_unit_covariance():
+    """Over many samples; an entry is a product of two signs, no two of which coincide."""
+    at_positions, at_rows = decode_head_signs(torch.arange(20_000), 3, 2, 2)
+    projections = (at_rows[..., None] * at_positions[:, :, None, :]).flatten(1)
+    covariance = projections.T @ projections / len(projections)
+    assert (covariance - torch.eye(12)).abs().max() < 6 / len(projections) ** 0.5
+
+
+def test_network_estimate_is_unbiased_and_moves_the_encoder(make_model):
+    """Of the logits with respect to the pixels, in eval mode: the average over draws, and a gradient everywhere."""
+    model = make_model(
+        "jacobian_norm", lipschitz_options={"jacobian": "network"}, hidden_sizes=(4, 4, 4, 4), decoder_hidden_size=4,
+        num_attention_heads=(1, 1, 1, 1), num_labels=2, drop_path_rate=0.5,
+    ).double()  # fmt: skip
+    pixels = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    expected = exact_penalty(lambda part: model(part).logits, pixels).item() / 64
+    model.train()
+    modes = [module.training for module in model.modules()]
+    draws = torch.tensor(
+        [jacobian_penalty(model._eval_mode_logits, pixels, torch.tensor([seed])).item() for seed in range(300)]
+    )
+    error = draws.std() / len(draws) ** 0.5
+    assert abs(draws.mean() - expected) < 5 * error
+    assert error < 0.1 * expected, "the test is sharp"
+    assert [module.training for module in model.modules()] == modes
+    model.decode_head.batch_norm.eval()
+    penalty = model(pixels).lipschitz_penalty
+    assert penalty.item() == pytest.approx(
+        jacobian_penalty(model._eval_mode_logits, pixels, sample_seeds(pixels)).item(), rel=1e-12
+    )
+    penalty.backward()
+    reached = {
+        name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.any()
+    }
+    # At this size every attention has one key; queries and keys have nothing to do, and the last stage one position.
+    encoder = {
+        name for name, _ in model.named_parameters() if name.startswith("segformer.") and "stages.3" not in name
+    }
+    assert {name for name in encoder if "mlp" in name and name.endswith("weight")} <= reached
+    assert {name for name, layer in model.constrained_layers().items() if f"{name}.weight" not in reached} == set()
+
+
 def test_estimate_is_a_mean_over_samples_and_output_positions():
-    """For a head that has a diagonal Jacobian every draw is exact."""
-    inputs = [torch.randn(3, 2, 4, 5)]
+    """For a function that has a diagonal Jacobian every draw is exact."""
     scale = torch.tensor([2.0, 3.0])[:, None, None]
-    penalty = jacobian_penalty(lambda features: features[0] * scale, inputs, torch.arange(3))
+    penalty = jacobian_penalty(lambda inputs: inputs * scale, torch.randn(3, 2, 4, 5), torch.arange(3))
     assert penalty.item() == pytest.approx(2.0**2 + 3.0**2)
 
 
@@ -87,12 +156,11 @@ def test_gradient_reaches_every_map_of_the_head_and_not_the_encoder(make_model, 
 def test_gradient_is_that_of_the_exact_penalty_on_average():
     torch.manual_seed(0)
     head = nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 2)).double()
-    features = [torch.randn(1, 3, dtype=torch.float64)]
-    exact_penalty(lambda inputs: head(inputs[0]), features).backward()
+    inputs = torch.randn(1, 3, dtype=torch.float64)
+    exact_penalty(head, inputs).backward()
     expected = [parameter.grad.clone() for parameter in head.parameters() if parameter.grad is not None]
     head.zero_grad()
-    many = [features[0].expand(20_000, 3)]
-    jacobian_penalty(lambda inputs: head(inputs[0]), many, torch.arange(20_000)).backward()
+    jacobian_penalty(head, inputs.expand(20_000, 3), torch.arange(20_000)).backward()
     actual = [parameter.grad for parameter in head.parameters() if parameter.grad is not None]
     largest = max(gradient.abs().max() for gradient in expected)
     for estimate, exact in zip(actual, expected, strict=True):

@@ -11,31 +11,40 @@ from lrsegformer.models.penalty import constants_penalty
 
 LEARNED = [name for name in STRATEGIES if STRATEGIES[name].learns_constant]
 FIXED = [name for name in STRATEGIES if not STRATEGIES[name].learns_constant and STRATEGIES[name].limits_norm]
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.prod(values) ** (1 / len(values))
+
+
+# Of constants in groups: parallel layers in a group, the groups one after another.
 EXPECTED = {
-    "geometric_mean": lambda constants: math.prod(constants) ** (1 / len(constants)),
-    "product": math.prod,
-    "sum": sum,
-    "mean_log": lambda constants: sum(map(math.log, constants)) / len(constants),
+    "geometric_mean": lambda groups: geometric_mean([geometric_mean(group) for group in groups]),
+    "product": lambda groups: math.prod(geometric_mean(group) for group in groups),
+    "sum": lambda groups: sum(map(sum, groups)),
+    "mean_log": lambda groups: math.log(geometric_mean([geometric_mean(group) for group in groups])),
 }
 
 
 @pytest.mark.parametrize("reduction", PENALTY_REDUCTIONS)
 def test_reductions(reduction):
-    layers = [build_lipschitz_linear("stable_softplus", 4, width) for width in (2, 3, 5)]
+    layers = [build_lipschitz_linear("stable_softplus", 4, width) for width in (2, 3, 5, 6)]
+    values = (-1.0, 0.5, 3.0, 2.0)
     with torch.no_grad():
-        for layer, value in zip(layers, (-1.0, 0.5, 3.0), strict=True):
+        for layer, value in zip(layers, values, strict=True):
             layer.c.fill_(value)
-    constants = [math.log1p(math.exp(value)) for value in (-1.0, 0.5, 3.0)]
-    penalty = constants_penalty([*layers, build_lipschitz_linear("spectral_norm", 4, 2)], reduction)
+    first, second, third, fourth = (math.log1p(math.exp(value)) for value in values)
+    fixed = build_lipschitz_linear("spectral_norm", 4, 2)
+    penalty = constants_penalty([layers[:2], [layers[2], fixed], [fixed], layers[3:]], reduction)
     assert penalty.shape == () and penalty.dtype == torch.float32
-    assert penalty.item() == pytest.approx(EXPECTED[reduction](constants), rel=1e-6)
+    assert penalty.item() == pytest.approx(EXPECTED[reduction]([[first, second], [third], [fourth]]), rel=1e-6)
 
 
 def test_no_learned_constant_is_no_penalty_and_a_bad_reduction_an_error():
-    assert constants_penalty([build_lipschitz_linear("orthogonal", 4, 2)], "sum") is None
+    assert constants_penalty([[build_lipschitz_linear("orthogonal", 4, 2)]], "sum") is None
     assert constants_penalty([], "sum") is None
     with pytest.raises(ValueError, match="'maximum'"):
-        constants_penalty([build_lipschitz_linear("stable_softplus", 4, 2)], "maximum")
+        constants_penalty([[build_lipschitz_linear("stable_softplus", 4, 2)]], "maximum")
 
 
 @pytest.mark.parametrize(("task", "scope", "count"), [("segmentation", "projections", 4), ("segmentation", "head", 6),
@@ -48,12 +57,30 @@ def test_gradient_reaches_each_constant_and_nothing_else(make_model, images, str
     assert len(layers) == count
     for training in (True, False):
         output = model.train(training)(images)
-        constants = [layer.constant().item() for layer in layers.values()]
-        assert output.lipschitz_penalty.item() == pytest.approx(EXPECTED[reduction](constants), rel=1e-5)
+        constants = {name: layer.constant().item() for name, layer in layers.items()}
+        # The decoder's projections lie side by side.
+        parallel = [constants.pop(name) for name in list(constants) if "linear_projections" in name]
+        groups = [group for group in (parallel, *([constant] for constant in constants.values())) if group]
+        assert output.lipschitz_penalty.item() == pytest.approx(EXPECTED[reduction](groups), rel=1e-5)
     output.lipschitz_penalty.backward()
     reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert reached == {f"{name}.c" for name in layers}
     assert all(layer.c.grad.item() > 0 for layer in layers.values()), "descent lowers every constant"
+
+
+@pytest.mark.parametrize("reduction", PENALTY_REDUCTIONS)
+@pytest.mark.parametrize("strategy", LEARNED)
+def test_a_step_on_the_penalty_alone_moves_each_constant(make_model, images, strategy, reduction):
+    model = make_model(strategy, penalty_reduction=reduction).train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    model(images).lipschitz_penalty.backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        if name.endswith(".c"):
+            assert parameter < before[name], name
+        else:
+            assert torch.equal(parameter, before[name]), name
 
 
 @pytest.mark.parametrize("strategy", [None, *FIXED])

@@ -48,10 +48,13 @@ def test_baseline_has_the_stock_logits_loss_and_gradients(pair, images, labels, 
 def test_head_equals_the_stock_head_at_any_resolution(pair, sizes):
     stock, model, tolerance = pair
     features = [torch.randn(3, c, *size, dtype=stock.dtype) for c, size in zip((8, 8, 16, 16), sizes, strict=True)]
-    assert_close_to_largest(model.decode_head(features), stock.decode_head(features), tolerance)
-    assert_close_to_largest(model.decode_head.eval_logits(features), stock.decode_head(features), tolerance)
+    logits, fused = model.decode_head(features, return_fused=True)
+    scale, shift = (value[:, None, None] for value in model.decode_head.eval_affine())
+    expected = stock.decode_head(features)
+    assert_close_to_largest(logits, expected, tolerance)
+    assert_close_to_largest(model.decode_head.classifier((fused * scale + shift).relu()), expected, tolerance)
     channels_last = [feature.to(memory_format=torch.channels_last) for feature in features]
-    assert_close_to_largest(model.decode_head(channels_last), stock.decode_head(features), tolerance)
+    assert_close_to_largest(model.decode_head(channels_last), expected, tolerance)
 
 
 def test_flat_last_stage_is_read_as_a_square(make_model):
@@ -61,11 +64,12 @@ def test_flat_last_stage_is_read_as_a_square(make_model):
     assert_close_to_largest(flat, square, 1e-6)
 
 
-def test_dropout_is_applied_in_training_and_not_in_eval_logits(make_model):
+def test_dropout_is_applied_in_training_only(make_model):
     head: LRSegformerDecodeHead = make_model(None, classifier_dropout_prob=0.5).decode_head.train()
     features = [torch.randn(1, c, s, s) for c, s in zip((8, 8, 16, 16), (8, 4, 2, 1), strict=True)]
     assert not torch.equal(head(features), head(features))
-    assert torch.equal(head.eval_logits(features), head.eval_logits(features))
+    head.eval()
+    assert torch.equal(head(features), head(features))
 
 
 def test_autocast_leaves_the_folded_maps_in_float32(make_model, images):
