@@ -1,1 +1,5 @@
-"""Bounds of the head."""
+"""Bounds of the head, and the report that tells them."""
+
+from lrsegformer.certification.text import format_report
+
+__all__ = ["format_report"]

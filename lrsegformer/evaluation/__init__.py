@@ -13,9 +13,11 @@ _HOME_OF_NAME = {
     "confusion_counts": "scores",
     "scores_from_counts": "scores",
     "predict_classes": "prediction",
+    "holds_bounds": "curves",
     "palette": "figures",
+    "save_bounds": "curves",
     "save_classification_samples": "figures",
-    "save_curves": "figures",
+    "save_curves": "curves",
     "save_samples": "figures",
 }
 

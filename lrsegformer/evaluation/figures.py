@@ -1,10 +1,10 @@
-"""Pictures of a run: curves over the steps, and sheets of samples."""
+"""Sheets of samples, and the colours of classes."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 IGNORED_LABEL = 255
 MAX_LEGEND_ENTRIES = 24
 
-_LOSS_KEYS = ("loss", "loss_task", "eval_loss", "eval_loss_task")
-_PENALTY_KEYS = ("loss_lipschitz", "eval_loss_lipschitz")
-_SCORE_NAMES = ("mean_iou", "mean_accuracy", "overall_accuracy", "accuracy", "f1", "matthews_correlation")
-_BOUND_PREFIX = "lipschitz/"
 _OKLAB_LMS = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -72,62 +68,6 @@ def _oklab(colours: np.ndarray) -> np.ndarray:
     return np.cbrt(linear @ _OKLAB_LMS.T) @ _OKLAB_LAB.T
 
 
-def save_curves(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
-    """Draw what a Trainer logged, over the steps: loss, penalty, bound of each layer, scores.
-
-    Panels without a value are left out; `nan` and infinite values are skipped.
-
-    Args:
-        log_history (`list[dict]`):
-            `trainer.state.log_history`: records with `step` and any of `loss`, `loss_task`, `loss_lipschitz`,
-            `lipschitz/<layer>` and the scores with the prefix `eval_`.
-        path (`str` or `os.PathLike`): the PNG file to write.
-    """
-    bound_keys = sorted({key for record in log_history for key in record if key.startswith(_BOUND_PREFIX)})
-    panels = [
-        ("loss", "loss", _LOSS_KEYS),
-        ("penalty, weighted", "part of the loss", _PENALTY_KEYS),
-        ("Lipschitz bound per layer", "bound", bound_keys),
-        ("validation scores", "score", [f"eval_{name}" for name in _SCORE_NAMES]),
-    ]
-    series = [{key: points for key in keys if (points := _points(log_history, key))} for _, _, keys in panels]
-    drawn = [(title, unit, curves) for (title, unit, _), curves in zip(panels, series, strict=True) if curves]
-
-    columns = min(2, max(1, len(drawn)))
-    rows = max(1, math.ceil(len(drawn) / columns))
-    figure = _figure(6.4 * columns, 4.2 * rows)
-    if not drawn:
-        figure.text(0.5, 0.5, "Nothing was logged: the run was shorter than its logging interval.", ha="center")
-    for position, (title, unit, curves) in enumerate(drawn):
-        axes = figure.add_subplot(rows, columns, position + 1)
-        axes.set(title=title, xlabel="step", ylabel=unit)
-        _draw_series(axes, curves)
-        if title == "validation scores":
-            axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
-    _write(figure, path)
-
-
-def _points(log_history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    pairs = ((record.get("step"), record.get(key)) for record in log_history)
-    return [(step, value) for step, value in pairs if step is not None and _is_finite(value)]
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and math.isfinite(value)
-
-
-def _draw_series(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-    styles = [(colour, dash) for dash in ("-", "--", ":") for colour in palette(8) / 255.0 * 0.8]
-    for index, (key, points) in enumerate(curves.items()):
-        colour, dash = styles[index % len(styles)]
-        steps, values = zip(*points, strict=True)
-        marker = "o" if len(points) <= 30 else None
-        label = key.removeprefix(_BOUND_PREFIX)
-        axes.plot(steps, values, color=colour, linestyle=dash, marker=marker, markersize=3, linewidth=1.3, label=label)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=6 if len(curves) > 8 else 8, ncols=2 if len(curves) > 8 else 1)
-
-
 def save_samples(
     images: Sequence[Any],
     truths: Sequence[np.ndarray],
@@ -156,7 +96,7 @@ def save_samples(
     width = 3.2
     heights = [width * image.shape[0] / image.shape[1] for image, _, _ in pictures]
     legend_height = 0.2 + 0.2 * math.ceil((min(len(names), MAX_LEGEND_ENTRIES) + 2) / 4)
-    figure = _figure(3 * width + 0.4, sum(heights) + 0.3 * len(pictures) + legend_height)
+    figure = new_figure(3 * width + 0.4, sum(heights) + 0.3 * len(pictures) + legend_height)
     grid = figure.add_gridspec(len(pictures) + 1, 3, height_ratios=[*heights, legend_height])
     for row, triple in enumerate(pictures):
         for column, (title, picture) in enumerate(zip(("image", "truth", "prediction"), triple, strict=True)):
@@ -168,7 +108,7 @@ def save_samples(
     legend_axes = figure.add_subplot(grid[len(pictures), :])
     legend_axes.set_axis_off()
     _draw_legend(legend_axes, [*truths, *predictions], palette, names)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _colour_classes(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -214,7 +154,7 @@ def save_classification_samples(
     """
     columns = min(6, max(1, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
-    figure = _figure(1.9 * columns, 2.4 * rows)
+    figure = new_figure(1.9 * columns, 2.4 * rows)
     for index, (image, truth, predicted) in enumerate(zip(images, truth_names, predicted_names, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(np.asarray(image), interpolation="nearest")
@@ -223,21 +163,22 @@ def save_classification_samples(
         right = truth == predicted
         caption = f"{_shorten(predicted)}\nright" if right else f"{_shorten(predicted)}\ntruth: {_shorten(truth)}"
         axes.set_title(caption, fontsize=8, color="tab:blue" if right else "tab:red", parse_math=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _shorten(name: str, length: int = 24) -> str:
     return name if len(name) <= length else name[: length - 3] + "..."
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure apart from pyplot, so that neither the backend nor the open figures of a notebook are touched."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _write(figure: Figure, path: str | os.PathLike) -> None:
+def write_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Write `figure` to the PNG file at `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lrsegformer.certification.text import NORM_LABELS, round_up
+
 
 def bounds_section(report: Mapping[str, Any]) -> str:
     """Proven bounds and measured estimates in columns of their own, so that neither passes for the other."""
@@ -16,9 +18,9 @@ def bounds_section(report: Mapping[str, Any]) -> str:
     head = report.get("head")
     if head:
         rows.append(("**head**", head["norm"] or "", *_bound_cells(head), ""))
-        if head["guaranteed"] and head.get("folded_bound") is not None:
-            folded = {**head, "bound": head["folded_bound"]}
-            rows.append(("**head**, linear maps multiplied out", head["norm"] or "", *_bound_cells(folded), ""))
+        if head["guaranteed"] and head.get("product_of_bounds") is not None:
+            product = {**head, "bound": head["product_of_bounds"]}
+            rows.append(("**head**, product of its layers' bounds", head["norm"] or "", *_bound_cells(product), ""))
     if not rows:
         return ""
     parts = [
@@ -29,6 +31,8 @@ def bounds_section(report: Mapping[str, Any]) -> str:
     ]
     if head and head.get("note"):
         parts.append(f"Head: {head['note']}")
+    if head and head.get("norms"):
+        parts.append(_head_norms(head["norms"]))
     parts.append(
         "What a bound does not promise: it covers the named map alone, in the named norm, in exact arithmetic; not "
         "the encoder before it, nor the network as a whole. By itself it is no certificate of robustness for a "
@@ -37,24 +41,35 @@ def bounds_section(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _head_norms(norms: Mapping[str, Mapping[str, Any]]) -> str:
+    """The head in each norm: what is proven of the saved weights, and whether training held it down."""
+    rows = [
+        (
+            NORM_LABELS.get(name, name) if "to_relu_bound" in row else name,
+            round_up(row["bound"]),
+            "yes" if row["limited"] else "no",
+            _significant(row.get("product_of_norms")),
+        )
+        for name, row in norms.items()
+    ]
+    header = (
+        "norm of the head",
+        "bound, proven of the saved weights",
+        "limited by the constraint",
+        "product of its layers' norms, computed",
+    )
+    return table(header, rows)
+
+
 def _bound_cells(entry: Mapping[str, Any]) -> tuple[str, str]:
     bound = entry.get("bound")
     if not is_finite(bound):
         return "none", ""
-    return (_round_up(bound), "") if entry["guaranteed"] else ("none", _significant(bound))
+    return (round_up(bound), "") if entry["guaranteed"] else ("none", _significant(bound))
 
 
 def _significant(value: Any) -> str:
     return f"{value:.5g}" if is_finite(value) else ""
-
-
-def _round_up(value: float, digits: int = 5) -> str:
-    """Round away from what is not proven: a bound cut off at five digits may lie below the proven one."""
-    if value == 0:
-        return "0"
-    unit = 10.0 ** (math.floor(math.log10(abs(value))) - digits + 1)
-    rounded = f"{value:.{digits}g}"
-    return rounded if float(rounded) >= value else f"{float(rounded) + unit:.{digits}g}"
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from lrsegformer.certification.text import head_lines
 from lrsegformer.data import DataSplits
 from lrsegformer.evaluation import (
+    holds_bounds,
     palette,
     predict_classes,
+    save_bounds,
     save_classification_samples,
     save_curves,
     save_samples,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from lrsegformer.training.trainer import LRSegformerTrainer
 
 RUN_CONFIG_FILE = "run.yaml"
+PICTURES = ("curves.png", "bounds.png", "samples.png")
 SAMPLES = {"segmentation": 6, "classification": 18}
 SHOWN_SCORES = {
     "segmentation": ("mean_iou", "mean_accuracy", "overall_accuracy", "f1", "matthews_correlation"),
@@ -46,7 +50,8 @@ def write_run_outputs(
     trainer: "LRSegformerTrainer", task: str, splits: DataSplits, scores: dict[str, Any], card: dict[str, Any]
 ) -> None:
     """
-    `all_results.json`, `curves.png`, `samples.png` and the model card `README.md`.
+    `all_results.json`, `curves.png`, `bounds.png` (where bounds were logged), `samples.png` and the model card
+    `README.md`.
 
     Args:
         scores: what `trainer.evaluate()` returned.
@@ -64,6 +69,8 @@ def write_run_outputs(
     }
     (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2) + "\n", encoding="utf-8")
     save_curves(trainer.state.log_history, folder / "curves.png")
+    if holds_bounds(trainer.state.log_history):
+        save_bounds(trainer.state.log_history, folder / "bounds.png")
     _save_sample_sheet(trainer, task, splits, folder / "samples.png")
     write_model_card(
         folder,
@@ -117,14 +124,9 @@ def print_summary(trainer: "LRSegformerTrainer", task: str, splits: DataSplits, 
     for name in SHOWN_SCORES[task]:
         beside = f"{constant[name]:.4f}" if constant.get(name) is not None else "-"
         lines.append(f"{name:<24}{scores[f'eval_{name}']:>10.4f}  {beside}")
-    head = results["lipschitz"]["head"]
-    if head["bound"] is None:
-        lines.append(f"Bound of the head: none. {head['note']}")
-    else:
-        lines.append(f"Bound of the head ({head['norm']}): {head['bound']:.4g}, guaranteed. {head['note']}")
-    lines.append(
-        f"Outputs: {folder} (model, processor, README.md, all_results.json, curves.png, samples.png, run.yaml)"
-    )
+    lines += head_lines(results["lipschitz"]["head"])
+    pictures = [name for name in PICTURES if (folder / name).is_file()]
+    lines.append(f"Outputs: {folder} (model, processor, README.md, all_results.json, {', '.join(pictures)}, run.yaml)")
     print("\n" + "\n".join(lines))
 
 

@@ -11,6 +11,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from lrsegformer._compat import StrictCheckpointMixin
+from lrsegformer.certification.head import head_bound
 from lrsegformer.errors import InputError
 from lrsegformer.losses import valid_pixels
 from lrsegformer.training.optimizer import parameter_groups
@@ -26,7 +27,8 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
 
     - `loss = loss_task + loss_lipschitz`, the second `lambda_lip` times the model's `lipschitz_penalty`; the log has
-      all three, and `lipschitz/<layer>` with the bound of each constrained layer.
+      all three, `lipschitz/<layer>` with the bound of each constrained layer, and `lipschitz/head` with that of the
+      head, in the norm of the strategy, where the constraint bounds it.
     - The task loss is the mean over the valid pixels (segmentation) or samples (classification) of the whole batch of
       an optimizer step, over accumulation steps and processes. Loss and gradients do not depend on how that batch is
       split.
@@ -178,10 +180,12 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         model = self.accelerator.unwrap_model(self.model)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or not hasattr(model, "constrained_layers"):
             return {}
-        return {
+        bounds = {
             f"lipschitz/{name.removeprefix('decode_head.')}": layer.lipschitz_bound(model.row_scale_of(layer)).item()
             for name, layer in model.constrained_layers().items()
         }
+        bound_of_head = head_bound(model)
+        return bounds if bound_of_head is None else {**bounds, "lipschitz/head": bound_of_head}
 
     # ---- evaluation ----
 

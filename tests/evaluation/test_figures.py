@@ -4,9 +4,18 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from lrsegformer.evaluation import palette, save_classification_samples, save_curves, save_samples
+import lrsegformer.evaluation.curves as curves
+from lrsegformer.evaluation import (
+    holds_bounds,
+    palette,
+    save_bounds,
+    save_classification_samples,
+    save_curves,
+    save_samples,
+)
 from lrsegformer.evaluation.figures import _colour_classes
 
 
@@ -99,6 +108,44 @@ def test_curves_draw_the_panels_that_have_values(tmp_path):
     quarter = (slice(shapes["four"][0] // 2, None), slice(shapes["four"][1] // 2, None))
     assert (pixels(tmp_path / "three.png")[quarter] == 255).all()
     assert (pixels(tmp_path / "four.png")[quarter] < 255).any()
+
+
+def logged_bounds(**bounds):
+    return [{"step": step, "loss": 1.0, **{f"lipschitz/{key}": value for key, value in bounds.items()}}
+            for step in range(1, 9)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bounds", "scale"),
+    [
+        ({"fuse": 1.0, "classifier": 9.0}, "linear"),
+        ({"fuse": 1.0, "classifier": 2.0, "head": 11.0}, "log"),
+        ({"fuse": 0.0, "head": 11.0}, "linear"),
+        ({"fuse": 1.0, "classifier": float("inf")}, "linear"),
+    ],
+)
+def test_axis_of_the_bounds(tmp_path, monkeypatch, bounds, scale):
+    drawn = []
+    monkeypatch.setattr(curves, "write_figure", lambda figure, path: drawn.append(figure))
+    save_bounds(logged_bounds(**bounds), tmp_path / "bounds.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_yscale() == scale
+    finite = {key for key, value in bounds.items() if np.isfinite(value)}
+    assert {line.get_label() for line in axes.lines} == finite
+    black = {line.get_label() for line in axes.lines if np.array_equal(to_rgb(line.get_color()), (0, 0, 0))}
+    assert black == finite & {"head"}
+
+
+def test_bounds_are_drawn_and_the_head_is_on_their_picture_alone(tmp_path):
+    layers, with_head = logged_bounds(fuse=1.0, classifier=2.0), logged_bounds(fuse=1.0, classifier=2.0, head=1.5)
+    for name, log in {"layers": layers, "head": with_head, "none": [{"step": 1, "loss": 1.0}]}.items():
+        save_bounds(log, tmp_path / f"{name}.png")
+        save_curves(log, tmp_path / f"{name}-curves.png")
+    assert not np.array_equal(pixels(tmp_path / "layers.png"), pixels(tmp_path / "head.png"))
+    assert np.array_equal(pixels(tmp_path / "layers-curves.png"), pixels(tmp_path / "head-curves.png"))
+    assert pixels(tmp_path / "none.png").shape == pixels(tmp_path / "head.png").shape
+    assert holds_bounds(layers) and holds_bounds(with_head)
+    assert not holds_bounds([{"step": 1, "loss": 1.0}, {"step": 2, "lipschitz/fuse": float("nan")}])
 
 
 def test_pyplot_is_left_alone(tmp_path):

@@ -4,11 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lrsegformer.hub import write_model_card
-from lrsegformer.hub.tables import _round_up
 
 REPORT = {
     "strategy": "stable_softplus",
@@ -17,7 +14,17 @@ REPORT = {
         {"name": "decode_head.linear_fuse", "norm": "linf", "bound": 1.2345678, "exact": 1.1, "guaranteed": True},
         {"name": "decode_head.classifier", "norm": "l2", "bound": 7.7777, "exact": 7.7, "guaranteed": False},
     ],
-    "head": {"norm": "linf", "bound": 3.5, "folded_bound": 2.25, "guaranteed": True, "note": "From stage features."},
+    "head": {
+        "norm": "linf",
+        "bound": 2.25,
+        "product_of_bounds": 3.5,
+        "guaranteed": True,
+        "note": "From stage features.",
+        "norms": {
+            "per_pixel_l2": {"to_relu_bound": 1, "bound": 4.123456, "product_of_norms": 5.123456, "limited": False},
+            "linf": {"to_relu_bound": 1, "bound": 2.25, "product_of_norms": 3.25, "limited": True},
+        },
+    },
 }
 
 
@@ -97,18 +104,23 @@ def test_bounds_and_estimates_keep_to_their_columns(tmp_path):
     fuse, classifier = rows_of(card, "| `decode_head.linear_fuse`"), rows_of(card, "| `decode_head.classifier`")
     assert (fuse[guaranteed], fuse[estimate]) == ("1.2346", "")
     assert (classifier[guaranteed], classifier[estimate]) == ("none", "7.7777")
-    assert rows_of(card, "| **head** |")[guaranteed] == "3.5"
-    assert rows_of(card, "| **head**, linear maps")[guaranteed] == "2.25"
+    assert rows_of(card, "| **head** |")[guaranteed] == "2.25"
+    assert rows_of(card, "| **head**, product of")[guaranteed] == "3.5"
+    assert rows_of(card, "| per-pixel l2 |") == ["per-pixel l2", "4.1235", "no", "5.1235"]
+    assert rows_of(card, "| linf |") == ["linf", "2.25", "yes", "3.25"]
     assert "What a bound does not promise" in card.text
 
 
 def test_a_baseline_claims_nothing(tmp_path):
+    norms = {"l2": {"bound": 0.5, "limited": False}}
     head = {"norm": None, "bound": None, "guaranteed": False, "note": "Baseline: no layer is constrained."}
+    head |= {"product_of_bounds": None, "norms": norms}
     report = {"strategy": None, "scope": None, "layers": [], "head": head}
     card = card_of(tmp_path, lipschitz_report=report, config=SimpleNamespace(lipschitz_strategy=None, id2label={}))
     assert "strategy:none" in card.data.tags
     assert "unconstrained baseline" in card.text
     assert rows_of(card, "| **head**")[2:4] == ["none", ""]
+    assert rows_of(card, "| l2 |") == ["l2", "0.5", "no", ""]
 
 
 def test_text(tmp_path):
@@ -139,8 +151,3 @@ def test_classification(tmp_path):
     assert "AutoModelForImageClassification" in card.text
     assert "Per class" not in card.text
     assert "No scores" in card_of(tmp_path, metrics={}).text
-
-
-@given(st.floats(1e-12, 1e12))
-def test_bounds_are_never_rounded_down(value):
-    assert value <= float(_round_up(value)) <= value * 1.0002

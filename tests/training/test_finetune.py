@@ -87,7 +87,7 @@ def test_results(run):
 
 def test_pictures(run):
     _, folder, _ = run
-    for name in ("curves.png", "samples.png"):
+    for name in ("curves.png", "bounds.png", "samples.png"):
         with Image.open(folder / name) as picture:
             picture.load()
             assert picture.format == "PNG" and min(picture.size) > 200
@@ -127,7 +127,7 @@ def test_what_the_run_says(run):
     assert (steps if task == "segmentation" else "6 steps of 4 images") in said
     assert "for the encoder" in said and "for the head" in said
     assert re.search(r"^score +model", said, flags=re.MULTILINE)
-    assert "Bound of the head" in said and str(folder) in said
+    assert "Bound of the head" in said and str(folder) in said and "bounds.png" in said
     assert ("has no effect" in said) == (task == "classification")
 
 

@@ -35,7 +35,8 @@ def test_two_steps_with_each_strategy(make_trainer, task, strategy):
         assert log["loss_task"] > 0
         assert (log["loss_lipschitz"] > 0) == (strategy in WITH_PENALTY)
     layers = {name.removeprefix("decode_head.") for name in trainer.model.constrained_layers()}
-    assert {name.removeprefix("lipschitz/") for name in logs[-1] if name.startswith("lipschitz/")} == layers
+    logged = {name.removeprefix("lipschitz/") for name in logs[-1] if name.startswith("lipschitz/")}
+    assert logged == (layers | {"head"} if layers else set())
     assert len(layers) == (0 if strategy is None else 6 if task == "segmentation" else 1)
 
     for name, parameter in trainer.model.named_parameters():
@@ -46,9 +47,17 @@ def test_bounds_in_the_log_are_the_layers(make_trainer):
     trainer = make_trainer(learning_rate=1e-3, warmup_steps=0)
     trainer.train()
     log = training_logs(trainer)[-1]
-    report = {layer["name"]: layer["bound"] for layer in trainer.model.lipschitz_report()["layers"]}
+    report = trainer.model.lipschitz_report()
+    expected = {layer["name"].removeprefix("decode_head."): layer["bound"] for layer in report["layers"]}
     logged = {name.removeprefix("lipschitz/"): value for name, value in log.items() if name.startswith("lipschitz/")}
-    assert logged == pytest.approx({name.removeprefix("decode_head."): bound for name, bound in report.items()})
+    assert logged == pytest.approx({**expected, "head": report["head"]["bound"]})
+
+
+def test_scope_projections_logs_no_bound_of_the_head(make_trainer, make_model):
+    trainer = make_trainer(model=make_model(lipschitz_scope="projections"))
+    trainer.train()
+    assert sum(name.startswith("lipschitz/") for name in training_logs(trainer)[-1]) == 4
+    assert "lipschitz/head" not in training_logs(trainer)[-1]
 
 
 def test_penalty_has_its_weight(make_trainer, make_model):
