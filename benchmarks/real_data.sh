@@ -11,10 +11,10 @@
 # The checkpoint is a stand-in for nvidia/mit-b0: a MiT-B0 trained for an hour on 190 other classes of Tiny-ImageNet.
 set -euo pipefail
 
-experiment=$1 strategy=$2 steps=$3 output=$4
+experiment=$1 strategy=$2 steps=$3 output=$4 extra=("${@:5}")
 data=${LRSEGFORMER_DATA:?the folder that holds camvid, tiny_imagenet10 and standin-mit-b0}
 shared=(--model_name_or_path "$data/standin-mit-b0" --strategy "$strategy" --max_steps "$steps" --output_dir "$output"
-    --use_cpu --bf16 --seed 42 --eval_strategy no --save_steps 600 --save_total_limit 1 --warmup_steps 0.02)
+    --use_cpu --bf16 --seed 42 --eval_strategy no --save_steps 600 --save_total_limit 1 --warmup_steps 0.02 "${extra[@]}")
 
 case $experiment in
 camvid)
