@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
-from lrsegformer.models.configuration_lrsegformer import OPTIONS
+from lrsegformer.models.configuration_lrsegformer import LOSS_OPTIONS, OPTIONS
 from lrsegformer.models.decode_head import plain_matrix
 from lrsegformer.models.normalization import CenteringBatchNorm2d
 
@@ -22,7 +22,8 @@ _TYPE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version
 def to_vanilla_config(config: "LRSegformerConfig") -> SegformerConfig:
     """The stock configuration of the same architecture and labels."""
     values = config.to_dict()
-    return SegformerConfig(**{name: value for name, value in values.items() if name not in (*OPTIONS, *_TYPE_FIELDS)})
+    ours = (*OPTIONS, *LOSS_OPTIONS, *_TYPE_FIELDS)
+    return SegformerConfig(**{name: value for name, value in values.items() if name not in ours})
 
 
 @torch.no_grad()

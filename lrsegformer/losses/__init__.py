@@ -1,5 +1,5 @@
 """The full-resolution segmentation loss."""
 
-from lrsegformer.losses.segmentation import segmentation_loss, valid_pixels
+from lrsegformer.losses.segmentation import segmentation_loss, total_weight, valid_pixels
 
-__all__ = ["segmentation_loss", "valid_pixels"]
+__all__ = ["segmentation_loss", "total_weight", "valid_pixels"]

@@ -12,6 +12,19 @@ def valid_pixels(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
     return (labels != ignore_index) & (labels >= 0)
 
 
+def total_weight(
+    labels: torch.Tensor, valid: torch.Tensor, class_weights: Sequence[float] | torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    What the sum of the pixels' losses is divided by, a float64 scalar: the number of valid labels, or the sum of the
+    weights of their classes.
+    """
+    if class_weights is None:
+        return valid.sum().double()
+    class_weights = torch.as_tensor(class_weights, dtype=torch.float64, device=labels.device)
+    return (class_weights[labels.clamp(0, len(class_weights) - 1).long()] * valid).sum()
+
+
 def segmentation_loss(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -50,5 +63,8 @@ def segmentation_loss(
         class_weights = torch.as_tensor(class_weights, dtype=logits.dtype, device=logits.device)
     valid = valid_pixels(labels, ignore_index)
     with_gradient = torch.is_grad_enabled() and logits.requires_grad
-    loss, _ = upsampled_cross_entropy(logits, labels, valid, class_weights, float(label_smoothing), with_gradient)
+    divisor = total_weight(labels, valid, class_weights)
+    loss, _ = upsampled_cross_entropy(
+        logits, labels, valid, divisor, class_weights, float(label_smoothing), with_gradient
+    )
     return loss

@@ -11,6 +11,7 @@ def upsampled_cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
     valid: torch.Tensor,
+    total_weight: torch.Tensor,
     class_weights: torch.Tensor | None,
     label_smoothing: float,
     with_gradient: bool,
@@ -27,6 +28,7 @@ def upsampled_cross_entropy(
             loss is the binary cross entropy.
         labels (`torch.Tensor` of shape `(batch, label_height, label_width)`): any integer dtype.
         valid (`torch.Tensor` of the shape of `labels`, bool): the labels that count.
+        total_weight (`torch.Tensor`): scalar that the sum of the losses is divided by.
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): weights of the classes, in the dtype of
             the logits.
         label_smoothing (`float`): share of the target that is spread over all classes.
@@ -43,7 +45,7 @@ def upsampled_cross_entropy(
     gradient = torch.zeros(height, num_labels, width, dtype=logits.dtype, device=logits.device)
     gradients = torch.empty_like(logits if with_gradient else logits[:0])
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    normaliser = _weight_of(labels, valid, class_weights).clamp_min(torch.finfo(logits.dtype).tiny)
+    normaliser = total_weight.clamp_min(torch.finfo(logits.dtype).tiny)
     band_loss = _sigmoid_band if num_labels == 1 else _softmax_band
     with full_precision_products():
         for image in range(batch):
@@ -65,7 +67,7 @@ def upsampled_cross_entropy(
 
 
 @upsampled_cross_entropy.register_fake
-def _(logits, labels, valid, class_weights, label_smoothing, with_gradient):
+def _(logits, labels, valid, total_weight, class_weights, label_smoothing, with_gradient):
     return logits.new_empty(()), torch.empty_like(logits if with_gradient else logits[:0])
 
 
@@ -77,7 +79,7 @@ def _keep_gradient(ctx, inputs, output) -> None:
 def _scaled_gradient(ctx, loss_gradient, _):
     (gradient,) = ctx.saved_tensors
     scaled = None if loss_gradient is None else gradient * loss_gradient
-    return scaled, None, None, None, None, None
+    return scaled, None, None, None, None, None, None
 
 
 upsampled_cross_entropy.register_autograd(_scaled_gradient, setup_context=_keep_gradient)
@@ -134,14 +136,6 @@ def _sigmoid_band(
     losses = counted * (torch.nn.functional.softplus(logits) - targets * logits)
     logits.sigmoid_().sub_(targets).mul_(counted)
     return losses.sum(dtype=torch.float64)
-
-
-def _weight_of(labels: torch.Tensor, valid: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
-    """What the sum of the losses is divided by: the number of valid labels, or the sum of their classes' weights."""
-    if class_weights is None:
-        return valid.sum().double()
-    classes = labels.clamp(0, len(class_weights) - 1).long()
-    return (class_weights.double()[classes] * valid).sum()
 
 
 def _check_range(labels: torch.Tensor, valid: torch.Tensor, num_labels: int) -> None:

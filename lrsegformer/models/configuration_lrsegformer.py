@@ -10,6 +10,7 @@ from lrsegformer.layers.registry import STRATEGIES
 
 SCOPES = ("projections", "head")
 OPTIONS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options")
+LOSS_OPTIONS = ("semantic_loss_class_weights", "semantic_loss_label_smoothing")
 PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")
 
 
@@ -32,9 +33,14 @@ class LRSegformerConfig(SegformerConfig):
         lipschitz_options (`dict`, *optional*):
             Options of the strategy, such as `{"norm": "l1"}` for stable_softplus or `{"constant": 2.0}` for
             orthogonal.
+        semantic_loss_class_weights (`list[float]`, *optional*):
+            Weight of each class in the mean of the segmentation loss, as in `torch.nn.functional.cross_entropy`.
+        semantic_loss_label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target of each valid pixel that is spread evenly over the classes.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: for an unknown strategy, scope or reduction, naming the known ones.
+        [`~lrsegformer.errors.InputError`]: for an unknown strategy, scope or reduction, naming the known ones, and for
+        weights or a share that do not fit.
 
     Example:
 
@@ -55,6 +61,8 @@ class LRSegformerConfig(SegformerConfig):
     lipschitz_scope: str = "head"
     penalty_reduction: str = "geometric_mean"
     lipschitz_options: dict[str, Any] | None = None
+    semantic_loss_class_weights: list[float] | None = None
+    semantic_loss_label_smoothing: float = 0.0
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -62,6 +70,16 @@ class LRSegformerConfig(SegformerConfig):
             _check_choice("lipschitz_strategy", self.lipschitz_strategy, tuple(STRATEGIES))
         _check_choice("lipschitz_scope", self.lipschitz_scope, SCOPES)
         _check_choice("penalty_reduction", self.penalty_reduction, PENALTY_REDUCTIONS)
+        weights = self.semantic_loss_class_weights
+        if weights is not None and (len(weights) != self.num_labels or not all(weight >= 0 for weight in weights)):
+            raise InputError(
+                f"semantic_loss_class_weights has {len(weights)} entries for {self.num_labels} classes, or one below "
+                "0: give one weight of at least 0 a class."
+            )
+        if not 0 <= self.semantic_loss_label_smoothing < 1:
+            raise InputError(
+                f"semantic_loss_label_smoothing {self.semantic_loss_label_smoothing} is not in [0, 1): give a share."
+            )
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -80,7 +98,7 @@ class LRSegformerConfig(SegformerConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in the parent, but our options given as keywords are checked, too (the parent sets them unchecked)."""
-        ours = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+        ours = {name: kwargs.pop(name) for name in (*OPTIONS, *LOSS_OPTIONS) if name in kwargs}
         return super().from_dict({**config_dict, **ours}, **kwargs)
 
 

@@ -215,7 +215,13 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
             logits, fused = self.decode_head(features), None
         loss = None
         if labels is not None:
-            loss = segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
+            loss = segmentation_loss(
+                logits,
+                labels,
+                self.config.semantic_loss_ignore_index,
+                self.config.semantic_loss_class_weights,
+                self.config.semantic_loss_label_smoothing,
+            )
         output = LRSegformerSemanticSegmenterOutput(
             loss=loss,
             logits=logits,

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from lrsegformer._compat import StrictCheckpointMixin
 from lrsegformer.certification.head import head_bound
 from lrsegformer.errors import InputError
-from lrsegformer.losses import valid_pixels
+from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningScores
@@ -43,7 +43,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         kwargs: everything else that [`~transformers.Trainer`] takes.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: for `label_smoothing_factor` with segmentation.
+        [`~lrsegformer.errors.InputError`]: for `label_smoothing_factor` with a stock model for segmentation.
     """
 
     # compute_loss normalises over the whole accumulated batch.
@@ -64,10 +64,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self.model_accepts_loss_kwargs = False
         self._segments = hasattr(self.accelerator.unwrap_model(self.model), "decode_head")
         if self._segments and args.label_smoothing_factor:
-            raise InputError(
-                "--label_smoothing_factor smooths over the wrong axis of a segmentation model and takes the ignore "
-                "label for a class: leave it at 0 for segmentation."
-            )
+            self._smooth_in_the_loss(args.label_smoothing_factor)
         self._scores = scores
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
@@ -93,7 +90,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | None]:
-        """The batches of one optimizer step, and what they hold over all processes: (valid labels, samples), int64."""
+        """The batches of one optimizer step, and what they hold over all processes: (valid labels, samples)."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._steps_in_parts += 1
         counts = [self._count(batch["labels"]) for batch in batch_samples if "labels" in batch]
@@ -133,11 +130,26 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         loss = task_loss + weighted
         return (loss, outputs) if return_outputs else loss
 
+    def _smooth_in_the_loss(self, share: float) -> None:
+        """transformers' own smoothing works along the wrong axis of a map, and takes the ignore label for a class."""
+        config = self.accelerator.unwrap_model(self.model).config
+        if not hasattr(config, "semantic_loss_label_smoothing"):
+            raise InputError(
+                "--label_smoothing_factor with a stock SegFormer for segmentation would smooth over the wrong axis: "
+                "leave it at 0, or train an LRSegformerForSemanticSegmentation (without a strategy it is the stock "
+                "model)."
+            )
+        config.semantic_loss_label_smoothing = share
+        self.label_smoother = None
+
     def _count(self, labels: torch.Tensor) -> torch.Tensor:
-        samples = torch.tensor(labels.shape[0], device=labels.device)
+        """What a batch's task loss is divided by (valid pixels, weighted by class, or samples), and its samples."""
+        samples = torch.tensor(labels.shape[0], dtype=torch.float64, device=labels.device)
         if not self._segments:
             return torch.stack([samples, samples])
-        return torch.stack([valid_pixels(labels, self._ignore_index).sum(), samples])
+        valid = valid_pixels(labels, self._ignore_index)
+        weights = getattr(self.accelerator.unwrap_model(self.model).config, "semantic_loss_class_weights", None)
+        return torch.stack([total_weight(labels, valid, weights), samples])
 
     def _shares(self, inputs: dict[str, Any], totals: torch.Tensor | None) -> tuple[torch.Tensor | float, ...]:
         """This forward pass's share of the valid labels and of the samples, times the number of processes."""
@@ -145,7 +157,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             return 1.0, 1.0
         counts = self._count(inputs["labels"])
         self._void_batches = self._void_batches.to(counts.device) + (counts[0] == 0)
-        shares = counts / totals.clamp_min(1) * self.accelerator.num_processes
+        shares = counts / totals.clamp_min(torch.finfo(torch.float32).tiny) * self.accelerator.num_processes
         return shares[0].float(), shares[1].float()
 
     # ---- log ----

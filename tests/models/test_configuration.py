@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from transformers import AutoConfig, SegformerConfig, ViTConfig
 
 from lrsegformer import STRATEGIES, InputError, LRSegformerConfig, LRSegformerForSemanticSegmentation
@@ -97,3 +98,31 @@ def test_a_constrained_file_is_read_under_its_own_constraint(make_model, tmp_pat
         with pytest.raises(InputError, match=f"saved with {option}.*to_vanilla"):
             LRSegformerConfig.from_pretrained(tmp_path, **{option: value})
     assert LRSegformerConfig.from_pretrained(tmp_path).lipschitz_scope == "head"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"semantic_loss_class_weights": [1.0, 2.0], "num_labels": 3}, ("2 entries", "3 classes")),
+        ({"semantic_loss_class_weights": [1.0, -2.0], "num_labels": 2}, ("below 0",)),
+        ({"semantic_loss_label_smoothing": 1.0}, ("1.0", "[0, 1)")),
+        ({"semantic_loss_label_smoothing": -0.1}, ("-0.1", "[0, 1)")),
+    ],
+)
+def test_options_of_the_loss_are_checked(options, words):
+    with pytest.raises(ValueError) as caught:
+        LRSegformerConfig(**options)
+    error = next(error for error in (caught.value, caught.value.__cause__) if isinstance(error, InputError))
+    assert "\n" not in str(error) and all(word in str(error) for word in (next(iter(options)), *words))
+
+
+def test_options_of_the_loss_reach_the_loss(make_model, images, labels):
+    weights = [0.5, 1.0, 2.0, 4.0, 0.0]
+    model = make_model(None, semantic_loss_class_weights=weights, semantic_loss_label_smoothing=0.2)
+    output = model(images, labels=labels)
+    logits = torch.nn.functional.interpolate(output.logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    expected = torch.nn.functional.cross_entropy(
+        logits, labels, weight=torch.tensor(weights), ignore_index=255, label_smoothing=0.2
+    )
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not any(name.startswith("semantic_loss_c") for name in vars(model.to_vanilla().config))

@@ -133,10 +133,6 @@ def test_nothing_to_continue(explain, tmp_path, tiny):
     assert_words(line, "model", "no checkpoint")
 
 
-def test_label_smoothing_of_segmentation(explain, tiny):
-    assert_words(explain(*tiny, *DIGITS, "--label_smoothing_factor", "0.1"), "--label_smoothing_factor", "0")
-
-
 @pytest.mark.parametrize(
     "error",
     [

@@ -140,20 +140,42 @@ def test_no_warning_where_labels_count(make_trainer, digits, caplog):
     assert not any("ignore label" in record.message for record in caplog.records)
 
 
-def test_label_smoothing(make_trainer):
-    with pytest.raises(InputError, match="--label_smoothing_factor"):
-        make_trainer(label_smoothing_factor=0.1)
+@pytest.mark.parametrize("task", TASKS)
+def test_label_smoothing(make_trainer, task):
     losses = {}
     for smoothing in (0.0, 0.5):
-        trainer = make_trainer("classification", label_smoothing_factor=smoothing, max_steps=1, lambda_lip=0.0)
+        trainer = make_trainer(task, label_smoothing_factor=smoothing, max_steps=1, lambda_lip=0.0)
         batch = next(iter(trainer.get_train_dataloader()))
         with torch.no_grad():
             logits = trainer.model.eval()(batch["pixel_values"]).logits
-        expected = torch.nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
+        labels = batch["labels"].long()
+        if task == "segmentation":
+            logits = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+        expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=255)
         assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), rel=1e-4)
         trainer.train()
         losses[smoothing] = training_logs(trainer)[0]["loss"]
     assert losses[0.0] != losses[0.5] and all(map(math.isfinite, losses.values()))
+
+
+def test_label_smoothing_of_a_stock_segmentation_model_is_refused(make_trainer, make_model):
+    model = SegformerForSemanticSegmentation(make_model("segmentation", None).to_vanilla().config)
+    with pytest.raises(InputError, match="--label_smoothing_factor"):
+        make_trainer(model=model, label_smoothing_factor=0.1)
+
+
+def test_class_weights_do_not_depend_on_the_split(make_trainer, make_model):
+    """The share of a part of the batch is its part of the classes' weights, not of the pixels."""
+    weights = [0.1 * (position + 1) for position in range(11)]
+    losses = []
+    for per_device in (4, 1):
+        model = make_model("segmentation", None)
+        model.config.semantic_loss_class_weights = weights
+        _without_chance(model)
+        trainer = make_trainer(model=model, per_device_train_batch_size=per_device, max_steps=1)
+        trainer.train()
+        losses.append(training_logs(trainer)[0]["loss_task"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("task", TASKS)
