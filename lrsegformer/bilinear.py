@@ -1,7 +1,7 @@
 """Bilinear resampling as matrices: `F.interpolate(mode="bilinear", align_corners=False)` is one along each axis."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -135,13 +135,48 @@ class BandedUpsampling:
 
 @contextmanager
 def full_precision_products() -> Iterator[None]:
-    """Interpolation is no place for TensorFloat-32 or bfloat16 products, which a user may allow for the network."""
+    """
+    Interpolation is no place for TensorFloat-32 or bfloat16, which a user may allow for the products of the network
+    or bring in by autocast.
+    """
+    with ExitStack() as stack:
+        for device_type in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        stack.enter_context(_highest_precision())
+        yield
+
+
+@contextmanager
+def _highest_precision() -> Iterator[None]:
+    # torch 2.9 and later have a setting for each backend, and refuse to read the older one once those were set.
+    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    if all(hasattr(backend, "fp32_precision") for backend in backends):
+        before = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for backend, precision in zip(backends, before, strict=True):
+                backend.fp32_precision = precision
+        return
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def upsampled_sum(finest: torch.Tensor, *coarser: torch.Tensor) -> torch.Tensor:
+    """
+    `finest + sum_i upsample(coarser[i])`, maps `(batch, channels, height_i, width_i)` on the grid of the first.
+
+    Without gradients the function of autograd is left out: torch.compile cannot trace it there.
+    """
+    if torch.is_grad_enabled():
+        return UpsampledSum.apply(finest, *coarser)
+    return UpsampledSum.forward(finest, *coarser)
 
 
 class UpsampledSum(torch.autograd.Function):

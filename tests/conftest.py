@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from hypothesis import settings
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
 from lrsegformer import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
@@ -102,6 +103,22 @@ def make_stock() -> Callable:
         return stir(classes[task](SegformerConfig(**{**TINY, **config}))).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def largest_allocation() -> Callable[[Callable[[], object]], int]:
+    """
+    `largest_allocation(action)`: the most bytes that one operator of a call takes from torch's CPU allocator.
+
+    From torch's profiler, which also sees inside custom operators; a dispatch mode sees only their results.
+    """
+
+    def measure(action: Callable[[], object]) -> int:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            action()
+        return max(event.self_cpu_memory_usage for event in profiler.events())
+
+    return measure
 
 
 @pytest.fixture

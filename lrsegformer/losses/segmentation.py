@@ -22,7 +22,7 @@ def total_weight(
     if class_weights is None:
         return valid.sum().double()
     class_weights = torch.as_tensor(class_weights, dtype=torch.float64, device=labels.device)
-    return (class_weights[labels.clamp(0, len(class_weights) - 1).long()] * valid).sum()
+    return (class_weights[labels.long().clamp(0, len(class_weights) - 1)] * valid).sum()
 
 
 def segmentation_loss(

@@ -71,14 +71,31 @@ def _(logits, labels, valid, total_weight, class_weights, label_smoothing, with_
     return logits.new_empty(()), torch.empty_like(logits if with_gradient else logits[:0])
 
 
+class _DifferentiableOnce(torch.autograd.Function):
+    """The gradient, tied to the logits: it is a constant to autograd, and a second derivative would silently be 0."""
+
+    @staticmethod
+    def forward(ctx, gradient: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> None:
+        raise RuntimeError(
+            "The full-resolution loss cannot be differentiated twice: for second derivatives take F.cross_entropy of "
+            "F.interpolate(logits)."
+        )
+
+
 def _keep_gradient(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(output[1], inputs[0])
 
 
 def _scaled_gradient(ctx, loss_gradient, _):
-    (gradient,) = ctx.saved_tensors
+    gradient, logits = ctx.saved_tensors
     scaled = None if loss_gradient is None else gradient * loss_gradient
+    if scaled is not None and torch.is_grad_enabled():
+        scaled = _DifferentiableOnce.apply(scaled, logits)
     return scaled, None, None, None, None, None, None
 
 

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from lrsegformer.bilinear import UpsampledSum
+from lrsegformer.bilinear import interpolation_matrices, upsampled_sum
 from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, at_least_float32
 from lrsegformer.layers.registry import STRATEGIES
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.normalization import CenteringBatchNorm2d
+from lrsegformer.models.relu_dropout import relu_dropout
 
 
 class DecodeHeadMaps(NamedTuple):
@@ -115,14 +116,14 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         features = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
         parts = []
         for matrix, feature in zip(matrices, features, strict=True):
-            maps = matrix.to(feature.dtype).expand(len(feature), -1, -1)
+            maps = matrix.to(feature.dtype).expand(feature.shape[0], -1, -1)
             if feature is features[-1]:
                 # Upsampling leaves a constant as it is, so the bias is added where the map is smallest.
                 part = torch.baddbmm(bias.to(feature.dtype)[:, None], maps, feature.flatten(2))
             else:
                 part = torch.bmm(maps, feature.flatten(2))
-            parts.append(part.view(len(feature), -1, *feature.shape[2:]))
-        return UpsampledSum.apply(*parts)
+            parts.append(part.view(feature.shape[0], -1, *feature.shape[2:]))
+        return upsampled_sum(*parts)
 
     def forward(
         self, encoder_hidden_states: Sequence[torch.Tensor], return_fused: bool = False, **kwargs
@@ -134,12 +135,41 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         if not self.training and not return_fused:
             maps = self._merged or self.eval_maps()
             hidden_states = self.activation(self.fuse(encoder_hidden_states, (maps.matrices, maps.bias)))
-            classifier = maps.classifier.to(hidden_states.dtype)[:, :, None, None]
-            bias = maps.classifier_bias.to(hidden_states.dtype)
-            return nn.functional.conv2d(hidden_states, classifier, bias)
-        fused = self.fuse(encoder_hidden_states)
-        logits = self.classifier(self.dropout(self.activation(self.batch_norm(fused))))
+            return _classified(hidden_states, maps.classifier, maps.classifier_bias)
+        probability = self.dropout.p if self.training else 0.0
+        if isinstance(self.batch_norm, CenteringBatchNorm2d):
+            matrices, bias = self.folded_maps()
+            follows = self.batch_norm.training
+            mean = self._mean_of_fused(encoder_hidden_states, matrices, bias) if follows else None
+            shift = self.batch_norm.centring_shift(mean)
+            # The shift goes where the bias goes, so that centring needs no pass over the fused features.
+            normalised = self.fuse(encoder_hidden_states, (matrices, bias + shift))
+            fused = normalised.detach() - shift.detach()[:, None, None] if return_fused else None
+        else:
+            fused = self.fuse(encoder_hidden_states)
+            normalised = self.batch_norm(fused)
+        hidden_states = relu_dropout(normalised, probability)
+        logits = _classified(hidden_states, plain_matrix(self.classifier), self.classifier.bias)
         return (logits, fused) if return_fused else logits
+
+    def _mean_of_fused(
+        self, encoder_hidden_states: Sequence[torch.Tensor], matrices: Sequence[torch.Tensor], bias: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        The mean over batch and pixels of what [`fuse`] gives, `(decoder_hidden_size,)`, from the features' own means.
+
+        The mean of an upsampled map is a weighted mean of the map, each pixel weighing as much as the upsampled pixels
+        take from it.
+        """
+        features = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
+        new_size = features[0].shape[2:]
+        mean = bias
+        with torch.autocast(device_type=bias.device.type, enabled=False):
+            for matrix, feature in zip(matrices, features, strict=True):
+                by_rows, by_columns = interpolation_matrices(feature.shape[2:], new_size, bias)
+                weights = torch.outer(by_rows.mean(dim=0), by_columns.mean(dim=0)).flatten()
+                mean = mean + matrix @ (feature.to(bias.dtype).mean(dim=0).flatten(1) @ weights)
+        return mean
 
     def eval_maps(self) -> DecodeHeadMaps:
         """The head in eval mode, from the weights as they are now; differentiable."""
@@ -156,7 +186,8 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         A snapshot: forward passes in eval mode go by it until the weights are loaded, cast or moved to a device
         through the module, or it is set to training. It is not saved.
         """
-        with torch.no_grad():
+        # A tensor made in inference mode could not be part of a gradient with respect to the pixels later.
+        with torch.inference_mode(False), torch.no_grad():
             maps = self.eval_maps()
             # A layer that is not constrained multiplies by its own weight, which may change in place.
             self._merged = DecodeHeadMaps(
@@ -197,3 +228,9 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         batch_size, length, channels = hidden_state.shape
         side = int(length**0.5)
         return hidden_state.transpose(1, 2).reshape(batch_size, channels, side, side)
+
+
+def _classified(hidden_states: torch.Tensor, classifier: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The classifier's matrix `(num_labels, channels)` at every pixel, in the precision of its inputs."""
+    weight = classifier.to(hidden_states.dtype)[:, :, None, None]
+    return nn.functional.conv2d(hidden_states, weight, bias.to(hidden_states.dtype))

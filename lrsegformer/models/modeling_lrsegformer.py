@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.segformer.modeling_segformer import SegFormerImageClassifierOutput
 
+from lrsegformer._compat import install_output_hooks
 from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.layers.registry import build_lipschitz_linear
@@ -170,6 +171,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
             )
             self._keep_in_fp32_modules_strict.add(constrained)
         self.post_init()
+        install_output_hooks(self.segformer)
 
     def penalty_factors(self) -> list[list[LipschitzConstraint]]:
         head = self.decode_head
@@ -277,6 +279,7 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
             self.classifier = build_lipschitz_linear(config.lipschitz_strategy, channels, config.num_labels, **options)
             self._keep_in_fp32_modules_strict.add("classifier")
         self.post_init()
+        install_output_hooks(self.segformer)
 
     def forward(
         self,

@@ -33,16 +33,21 @@ class CenteringBatchNorm2d(nn.BatchNorm2d):
         return at_least_float32(self.bias) - self.row_scale() * at_least_float32(self.running_mean)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """
-        Centre `hidden_states` `(batch, channels, height, width)`, the output of the scaled convolution.
+        """Centre `hidden_states` `(batch, channels, height, width)`, the output of the scaled convolution."""
+        mean = at_least_float32(hidden_states).mean(dim=(0, 2, 3)) if self.training else None
+        return hidden_states + self.centring_shift(mean).to(hidden_states.dtype)[:, None, None]
 
-        In training mode the mean is that of the batch, and `running_mean` follows it with the layer's momentum.
+    def centring_shift(self, mean: torch.Tensor | None) -> torch.Tensor:
+        """
+        What to add to the scaled convolution whose mean over batch and pixels is `mean` `(channels,)`.
+
+        In training mode that mean is subtracted, and `running_mean` follows it with the layer's momentum; in eval mode
+        it is not looked at.
         """
         if not self.training:
-            return hidden_states + self.shift().to(hidden_states.dtype)[:, None, None]
-        mean = at_least_float32(hidden_states).mean(dim=(0, 2, 3))
+            return self.shift()
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             unscaled = (mean / self.row_scale()).to(self.running_mean.dtype)
             self.running_mean.lerp_(unscaled, self.momentum)
-        return hidden_states + (self.bias - mean).to(hidden_states.dtype)[:, None, None]
+        return at_least_float32(self.bias) - mean

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from lrsegformer.errors import InputError
 from lrsegformer.losses import segmentation_loss, valid_pixels
 
 
@@ -103,3 +104,78 @@ def test_whole_batch_is_the_weighted_mean_of_its_parts():
     parts = [segmentation_loss(*pair) for pair in zip(logits.split(1), labels.split(1), strict=True)]
     weighted = sum(count * part for count, part in zip(counts, parts, strict=True)) / sum(counts)
     assert segmentation_loss(logits, labels).item() == pytest.approx(weighted.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("classes", "bad"), [(4, 4), (4, 200), (1, 2)])
+def test_label_beyond_the_classes_is_named(classes, bad):
+    logits, labels = case(classes)
+    labels = labels.clamp(max=1)
+    labels[1, 7, 8] = bad
+    with pytest.raises(InputError, match=rf"label {bad} .* {classes} classes"):
+        segmentation_loss(logits, labels)
+    segmentation_loss(logits, labels, ignore_index=bad)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_huge_logits_stay_finite(classes):
+    logits, labels = case(classes)
+    logits = (logits.detach() * 1e4).requires_grad_()
+    labels = labels.clamp(max=1)
+    loss = segmentation_loss(logits, labels)
+    loss.backward()
+    assert torch.isfinite(loss) and loss > 100
+    assert torch.isfinite(logits.grad).all() and logits.grad.any()
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_gradient_is_scaled_by_the_incoming_one(classes):
+    logits, labels = case(classes)
+    labels = labels.clamp(max=1)
+    (once,) = torch.autograd.grad(segmentation_loss(logits, labels), logits)
+    (thrice,) = torch.autograd.grad(segmentation_loss(logits, labels) * 3, logits)
+    assert once.any()
+    torch.testing.assert_close(thrice, 3 * once, rtol=1e-6, atol=0)
+
+
+def test_a_second_derivative_is_refused():
+    """The gradient is a constant to autograd: what depends on it would silently have none."""
+    logits, labels = case()
+    (gradient,) = torch.autograd.grad(segmentation_loss(logits, labels), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|[Ss]econd|twice"):
+        (gradient.square().sum() + logits.sum()).backward()
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_autocast_does_not_touch_the_sums(classes, label_smoothing):
+    logits, labels = case(classes)
+    labels = labels.clamp(max=1)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = segmentation_loss(logits, labels, label_smoothing=label_smoothing)
+        results.append((loss, *torch.autograd.grad(loss, logits)))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_class_weights_of_more_classes_than_the_labels_dtype_holds(dtype):
+    logits = torch.randn(1, 300, 3, 4)
+    labels, weights = torch.randint(0, 255, (1, 9, 7)), torch.rand(300)
+    upsampled = functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    expected = functional.cross_entropy(upsampled, labels, weight=weights)
+    assert segmentation_loss(logits, labels.to(dtype), class_weights=weights).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
+
+
+def test_the_upsampled_logits_are_never_held(largest_allocation):
+    logits, labels = torch.randn(1, 64, 32, 32, requires_grad=True), torch.randint(0, 64, (1, 512, 512))
+    upsampled = 64 * 512 * 512 * logits.element_size()
+    assert largest_allocation(lambda: segmentation_loss(logits, labels).backward()) < upsampled / 16
+    assert largest_allocation(lambda: reference_in_one_piece(logits, labels).backward()) > upsampled / 2
+
+
+def reference_in_one_piece(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    upsampled = functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    return functional.cross_entropy(upsampled, labels)
