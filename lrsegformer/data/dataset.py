@@ -91,4 +91,5 @@ def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
             f"images of {width}x{height} and {other_width}x{other_height} cannot share a batch; images of different "
             "sizes need --per_device_eval_batch_size 1"
         )
-    return torch.stack(tensors)
+    # Stacks; in a worker process straight into the shared memory through which the batch travels.
+    return torch.utils.data.default_collate(tensors)

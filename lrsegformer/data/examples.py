@@ -109,7 +109,7 @@ def _read(file: str | Path | bytes, name: str, is_mask: bool = False) -> Image.I
                 _check_mask(image, name)
                 stretch = _grey_stretch(image)
             image.load()
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file; check the path") from error
     except InputError:

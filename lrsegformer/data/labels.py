@@ -85,11 +85,15 @@ class LabelSpace:
         low, high = int(raw.min(initial=0)), int(raw.max(initial=0))
         if high - low > 65535:
             raise self._outside(high if high > 65535 else low, where)
-        table = _encoding_table(self, low, high)
-        encoded = table.take(raw if low == 0 else raw.astype(np.int64) - low)
-        if encoded.min(initial=0) < 0 and (encoded == _INVALID).any():
-            raise self._outside(int(raw[encoded == _INVALID][0]), where)
-        return encoded.astype(self.mask_dtype)
+        table, encoding = _encoding_tables(self, low, high)
+        indices = raw if low == 0 else raw.astype(np.int64) - low
+        # The pixels are looked through only where the range of values has a gap.
+        if encoding is None:
+            is_invalid = (table == _INVALID).take(indices)
+            if is_invalid.any():
+                raise self._outside(int(raw[is_invalid][0]), where)
+            encoding = table.astype(self.mask_dtype)
+        return encoding.take(indices)
 
     def encode_class(self, index: int, where: str) -> int:
         """Returns a class index unchanged, or raises `InputError` when it is not one of the classes."""
@@ -113,7 +117,8 @@ class LabelSpace:
 
 
 @lru_cache(maxsize=64)
-def _encoding_table(space: LabelSpace, low: int, high: int) -> np.ndarray:
+def _encoding_tables(space: LabelSpace, low: int, high: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The code of each raw value from `low` to `high` as int16, and in the masks' type if none of them is invalid."""
     raw = np.arange(low, high + 1)
     classes = raw - int(space.reduce_zero_label)
     void = np.zeros(len(raw), dtype=bool)
@@ -124,7 +129,8 @@ def _encoding_table(space: LabelSpace, low: int, high: int) -> np.ndarray:
     if space.ignore_label is not None:
         void |= raw == space.ignore_label
     table = np.where((classes >= 0) & (classes < space.num_labels), classes, _INVALID)
-    return np.where(void, space.ignore_index, table).astype(np.int16)
+    table = np.where(void, space.ignore_index, table).astype(np.int16)
+    return table, None if (table == _INVALID).any() else table.astype(space.mask_dtype)
 
 
 def read_label_names(class_names: str) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lrsegformer.data.colours import colour_jitter, photometric_distortion
+from lrsegformer.data.colours import colour_jitter, colour_planes, photometric_distortion
 
 _BILINEAR = Image.Resampling.BILINEAR
 _SIZE_MULTIPLE = 32  # the stride of the last encoder stage
@@ -71,22 +71,28 @@ class SegmentationTrainTransform:
         image = image.resize((crop_width, crop_height), _BILINEAR, box=box)
         if rng.random() < self.flip_probability:
             image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1]
-        return self._padded(self.normalise(photometric_distortion(image, rng)), labels)
+        return self._padded(photometric_distortion(colour_planes(image), rng), labels)
 
     def _is_varied(self, labels: np.ndarray) -> bool:
         valid = labels if labels.dtype == np.uint8 else labels[labels != self.ignore_index]
-        counts = np.bincount(valid.ravel(), minlength=256)
+        # torch counts uint8 as it is, where numpy widens every pixel to 64 bits first.
+        counts = torch.bincount(torch.from_numpy(valid).flatten(), minlength=256).numpy()
         if labels.dtype == np.uint8:
             counts[self.ignore_index] = 0
-        return counts.max() < _LARGEST_CLASS_SHARE * counts.sum()
+        return bool(counts.max() < _LARGEST_CLASS_SHARE * counts.sum())
 
-    def _padded(self, pixels: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
+    def _padded(self, planes: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
         height, width = labels.shape
-        if (height, width) != (self.image_size, self.image_size):
-            below, beside = self.image_size - height, self.image_size - width
-            pixels = np.pad(pixels, ((0, 0), (0, below), (0, beside)))  # 0 is the mean colour after normalising
-            labels = np.pad(labels, ((0, below), (0, beside)), constant_values=self.ignore_index)
-        return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(np.ascontiguousarray(labels))}
+        if (height, width) == (self.image_size, self.image_size):
+            pixels, labels = self.normalise.planes(planes), np.ascontiguousarray(labels)
+        else:
+            # 0 is the mean colour after normalising.
+            pixels = np.zeros((3, self.image_size, self.image_size), dtype=np.float32)
+            self.normalise.planes(planes, out=pixels[:, :height, :width])
+            padded = np.full((self.image_size, self.image_size), self.ignore_index, dtype=labels.dtype)
+            padded[:height, :width] = labels
+            labels = padded
+        return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}
 
 
 class SegmentationEvalTransform:
@@ -186,7 +192,11 @@ class Normalise:
         self.shift = (np.asarray(mean) / np.asarray(std)).astype(np.float32)[:, None, None]
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)) * self.factor
+        return self.planes(colour_planes(image))
+
+    def planes(self, planes: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The same for an image that is uint8 `(3, height, width)` already; written to `out` where it is given."""
+        pixels = np.multiply(planes, self.factor, out=out)
         pixels -= self.shift
         return pixels
 

@@ -115,7 +115,7 @@ class ConfusionMatrix(evaluate.Metric):
             raise InputError(f"{len(predictions)} predictions and {len(references)} references do not match.")
         batch_counts = torch.zeros_like(self.counts)
         for prediction, reference in zip(predictions, references, strict=True):
-            reference = reference.to(prediction.device)
+            prediction, reference = _as_bytes(prediction), _as_bytes(reference.to(prediction.device))
             batch_counts += confusion_counts(prediction, reference, self.num_labels, self.ignore_index).cpu()
         self.counts += batch_counts
 
@@ -181,6 +181,14 @@ def _as_tensors(values: Any) -> list[Tensor]:
     if all(np.ndim(value) == 0 for value in values):
         return [_as_tensor([value.item() if isinstance(value, Tensor) else value for value in values])]
     return [_as_tensor(value) for value in values]
+
+
+def _as_bytes(values: Tensor) -> Tensor:
+    """The same values as uint8 where all fit: [`confusion_counts`] counts bytes several times as fast."""
+    if values.dtype not in (torch.int16, torch.int32, torch.int64) or not values.numel():
+        return values
+    smallest, largest = values.aminmax()
+    return values.to(torch.uint8) if smallest >= 0 and largest <= 255 else values
 
 
 def _as_tensor(values: Any) -> Tensor:

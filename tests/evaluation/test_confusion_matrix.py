@@ -29,6 +29,30 @@ def expected_of(predictions, references, num_labels=5):
     return scores_from_counts(confusion_counts(torch.tensor(predictions), torch.tensor(references), num_labels))
 
 
+@pytest.mark.parametrize("prediction_type", [np.uint8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("reference_type", [np.uint8, np.int16, np.int64])
+@pytest.mark.parametrize(("num_labels", "ignore_index"), [(150, 255), (256, None), (300, -100), (300, 1000)])
+def test_counts_equal_a_plain_loop(prediction_type, reference_type, num_labels, ignore_index):
+    rng = np.random.default_rng(0)
+    largest = min(num_labels, 1 + np.iinfo(reference_type).max, 1 + np.iinfo(prediction_type).max)
+    references, predictions = rng.integers(0, largest, (2, 3, 20, 30))
+    if ignore_index is not None and np.iinfo(reference_type).min <= ignore_index <= np.iinfo(reference_type).max:
+        references[0, :4] = ignore_index
+    if reference_type is not np.uint8:
+        references[1, 0] = -1
+    expected = np.zeros((num_labels, num_labels), dtype=np.int64)
+    for reference, prediction in zip(references.ravel().tolist(), predictions.ravel().tolist(), strict=True):
+        if reference >= 0 and reference != ignore_index:
+            expected[reference, prediction] += 1
+    metric = ConfusionMatrix(num_labels, ignore_index)
+    for part in (slice(0, 1), slice(1, 3)):
+        metric.add_batch(
+            predictions=predictions[part].astype(prediction_type), references=references[part].astype(reference_type)
+        )
+    assert metric.counts.dtype == torch.int64
+    assert np.array_equal(metric.counts.numpy(), expected)
+
+
 def test_it_is_a_metric_of_evaluate(maps):
     metric = ConfusionMatrix(5)
     assert isinstance(metric, evaluate.Metric)
