@@ -1,4 +1,4 @@
-# make quickstart | test | test-all | quality | style | clean
+# make quickstart | test | test-all | bench | quality | style | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -6,8 +6,10 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_INSTALL_OPTIONS)
 SOURCES = lrsegformer scripts tests benchmarks
 OUTPUT ?= runs/quickstart
+BENCHMARKS ?= docs/benchmarks.md
+BENCHMARK_THREADS ?= 2
 
-.PHONY: quickstart install install-test test test-all quality style clean
+.PHONY: quickstart install install-test install-bench test test-all bench quality style clean
 
 quickstart: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/finetune_seg.py \
@@ -15,6 +17,7 @@ quickstart: install
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
+install-bench: $(VENV)/installed-bench
 
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,12 +29,26 @@ $(VENV)/installed-test: setup.cfg constraints.txt
 	$(PIP_INSTALL) --editable .[test]
 	touch $@
 
+$(VENV)/installed-bench: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable .[bench]
+	touch $@
+
 test: install-test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 # Ten times the cases of every property, and the tests marked slow.
 test-all: install-test
 	HF_HUB_OFFLINE=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m "" $(PYTEST_OPTIONS)
+
+# Each script replaces its section; the machine should have nothing else to do.
+bench: export OMP_NUM_THREADS = $(BENCHMARK_THREADS)
+bench: export HF_HUB_OFFLINE = 1
+bench: install-bench
+	$(BIN)/python benchmarks/speed.py --threads $(BENCHMARK_THREADS) --output $(BENCHMARKS)
+	$(BIN)/python benchmarks/scores.py --output $(BENCHMARKS)
+	$(BIN)/python benchmarks/data_path.py --output $(BENCHMARKS)
+	$(BIN)/python benchmarks/layers.py --rounds 3 --output $(BENCHMARKS)
 
 quality: install-test
 	$(BIN)/ruff check $(SOURCES)

@@ -96,14 +96,16 @@ class BandedUpsampling:
         self._blocks = bands(size[1], new_size[1], BLOCK_COLUMNS, dtype, device)
         tallest = max(slab[-1].source_stop - slab[0].source_start for slab in self.slabs)
         like = {"dtype": dtype, "device": device}
+        # A large image's whole maps would not stay in the cache, and are allocated anew by the system at every call.
+        self._narrow = torch.empty(tallest, maps, size[1], **like)
         self._wide = torch.empty(tallest, maps, new_size[1], **like)
         self._wide_gradient = torch.empty_like(self._wide) if with_gradient else None
         self._band = torch.empty(rows, maps, new_size[1], **like)
 
-    def start_slab(self, slab: Sequence[Band], rows_first: torch.Tensor) -> None:
-        """Upsample what the slab needs of `rows_first` `(height, maps, width)` along the width."""
-        self._first = slab[0].source_start
-        source = rows_first[self._first : slab[-1].source_stop]
+    def start_slab(self, slab: Sequence[Band], image: torch.Tensor) -> None:
+        """Upsample what the slab needs of `image` `(maps, height, width)` along the width."""
+        self._first, last = slab[0].source_start, slab[-1].source_stop
+        source = self._narrow[: last - self._first].copy_(image[:, self._first : last].transpose(0, 1))
         flat, flat_wide = source.flatten(0, 1), self._wide[: len(source)].flatten(0, 1)
         for block in self._blocks:
             narrow = flat[:, block.source_start : block.source_stop]
@@ -122,12 +124,14 @@ class BandedUpsampling:
         self._wide_gradient[self._sources(band)].flatten(1).addmm_(band.weights.T, gradient.flatten(1))
 
     def finish_slab(self, slab: Sequence[Band], gradient: torch.Tensor) -> None:
-        """Add the gradient of the current slab to that of the source, `(height, maps, width)`."""
-        out = gradient[self._first : slab[-1].source_stop]
-        flat, flat_out = self._wide_gradient[: len(out)].flatten(0, 1), out.flatten(0, 1)
+        """Add the gradient of the current slab to that of the image, `(maps, height, width)`."""
+        last = slab[-1].source_stop
+        narrow_gradient = self._narrow[: last - self._first].zero_()
+        flat, flat_out = self._wide_gradient[: len(narrow_gradient)].flatten(0, 1), narrow_gradient.flatten(0, 1)
         for block in self._blocks:
             narrow = flat_out[:, block.source_start : block.source_stop]
             narrow.addmm_(flat[:, block.start : block.stop], block.weights)
+        gradient[:, self._first : last].add_(narrow_gradient.transpose(0, 1))
 
     def _sources(self, band: Band) -> slice:
         return slice(band.source_start - self._first, band.source_stop - self._first)
@@ -192,12 +196,14 @@ class UpsampledSum(torch.autograd.Function):
     @staticmethod
     def forward(finest: torch.Tensor, *coarser: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = finest.shape
-        total = finest.reshape(batch * channels, height, width).clone()
-        for maps in coarser:
+        total = finest.reshape(batch * channels, height, width)
+        for position, maps in enumerate(coarser):
             by_rows, by_columns = interpolation_matrices(maps.shape[2:], (height, width), maps)
             wide = (maps @ by_columns.T).flatten(0, 1)
-            total.baddbmm_(by_rows.expand(batch * channels, -1, -1), wide)
-        return total.view_as(finest)
+            by_rows = by_rows.expand(batch * channels, -1, -1)
+            # The first sum makes the result; the others add to it in place.
+            total = torch.baddbmm(total, by_rows, wide) if position == 0 else total.baddbmm_(by_rows, wide)
+        return total.reshape(finest.shape) if coarser else finest.clone()
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -40,16 +40,15 @@ def upsampled(maps: torch.Tensor, size) -> torch.Tensor:
 def in_bands(maps: torch.Tensor, size, cotangent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`(maps, height, width)` upsampled by bands, and the transpose of that applied to `cotangent`."""
     upsampling = BandedUpsampling(len(maps), maps.shape[1:], size, maps.dtype, maps.device, with_gradient=True)
-    rows_first = maps.permute(1, 0, 2).contiguous()
-    gradient = torch.zeros_like(rows_first)
+    gradient = torch.zeros_like(maps)
     rows = []
     for slab in upsampling.slabs:
-        upsampling.start_slab(slab, rows_first)
+        upsampling.start_slab(slab, maps)
         for band in slab:
             rows.append(upsampling.band(band).clone())
             upsampling.add_band_gradient(band, cotangent[:, band.start : band.stop].transpose(0, 1).contiguous())
         upsampling.finish_slab(slab, gradient)
-    return torch.cat(rows).permute(1, 0, 2), gradient.permute(1, 0, 2)
+    return torch.cat(rows).permute(1, 0, 2), gradient
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

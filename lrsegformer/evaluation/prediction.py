@@ -40,9 +40,8 @@ def predict_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     places = torch.arange(num_labels, 0, -1, dtype=torch.float32, device=logits.device)[:, None]
     with full_precision_products():
         for image in range(batch):
-            rows_first = logits[image].permute(1, 0, 2).float().contiguous()
             for slab in upsampling.slabs:
-                upsampling.start_slab(slab, rows_first)
+                upsampling.start_slab(slab, logits[image])
                 for band in slab:
                     upsampled = upsampling.band(band)
                     largest = upsampled.amax(dim=1, keepdim=True)

@@ -42,16 +42,14 @@ def upsampled_cross_entropy(
     upsampling = BandedUpsampling(
         num_labels, (height, width), labels.shape[1:], logits.dtype, logits.device, with_gradient
     )
-    gradient = torch.zeros(height, num_labels, width, dtype=logits.dtype, device=logits.device)
-    gradients = torch.empty_like(logits if with_gradient else logits[:0])
+    gradients = torch.zeros_like(logits if with_gradient else logits[:0], memory_format=torch.contiguous_format)
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
     normaliser = total_weight.clamp_min(torch.finfo(logits.dtype).tiny)
     band_loss = _sigmoid_band if num_labels == 1 else _softmax_band
     with full_precision_products():
         for image in range(batch):
-            rows_first = logits[image].permute(1, 0, 2).contiguous()
             for slab in upsampling.slabs:
-                upsampling.start_slab(slab, rows_first)
+                upsampling.start_slab(slab, logits[image])
                 for band in slab:
                     upsampled = upsampling.band(band)
                     part = image, slice(band.start, band.stop)
@@ -59,16 +57,14 @@ def upsampled_cross_entropy(
                     if with_gradient:
                         upsampling.add_band_gradient(band, upsampled)
                 if with_gradient:
-                    upsampling.finish_slab(slab, gradient)
-            if with_gradient:
-                torch.div(gradient.permute(1, 0, 2), normaliser, out=gradients[image])
-                gradient.zero_()
-    return (total / normaliser).to(logits.dtype), gradients
+                    upsampling.finish_slab(slab, gradients[image])
+    return (total / normaliser).to(logits.dtype), gradients.div_(normaliser)
 
 
 @upsampled_cross_entropy.register_fake
 def _(logits, labels, valid, total_weight, class_weights, label_smoothing, with_gradient):
-    return logits.new_empty(()), torch.empty_like(logits if with_gradient else logits[:0])
+    like = logits if with_gradient else logits[:0]
+    return logits.new_empty(()), torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 class _DifferentiableOnce(torch.autograd.Function):

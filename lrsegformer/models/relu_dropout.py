@@ -40,7 +40,7 @@ class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         (outputs,) = ctx.saved_tensors
-        return (gradient * (outputs > 0)).mul(ctx.scale), None
+        return torch.ops.aten.threshold_backward(gradient, outputs, 0).mul_(ctx.scale), None
 
 
 def _random_int16(count: int) -> torch.Tensor:
