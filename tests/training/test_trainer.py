@@ -40,7 +40,9 @@ def test_two_steps_with_each_strategy(make_trainer, task, strategy):
     assert len(layers) == (0 if strategy is None else 6 if task == "segmentation" else 1)
 
     for name, parameter in trainer.model.named_parameters():
-        assert not torch.equal(parameter, before[name]), f"{name} did not move"
+        # Centring subtracts what a projection's bias adds, exactly; plain BatchNorm leaves rounding for a gradient.
+        centred_away = strategy is not None and "linear_projections" in name and name.endswith("bias")
+        assert torch.equal(parameter, before[name]) == centred_away, f"{name}: whether it moved"
 
 
 def test_bounds_in_the_log_are_the_layers(make_trainer):
