@@ -73,6 +73,17 @@ class TrainingDefaults:
         default=None, metadata={"help": "Folder of the run's outputs. Default: runs/<task>-<strategy>."}
     )
     lambda_lip: float = field(default=0.1, metadata={"help": "Weight of the Lipschitz penalty in the loss."})
+    adversarial_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Adversarial training: steps of the attack on each training batch; 0 is off, 1 the cheap variant "
+            "with a random start. Each costs a forward and a backward pass."
+        },
+    )
+    adversarial_eps: float = field(
+        default=0.0,
+        metadata={"help": "Adversarial training: linf radius of the attack in 1/255 of the pixels' range."},
+    )
     learning_rate: float = field(default=6e-5, metadata={"help": "Base learning rate (the encoder's)."})
     head_learning_rate_multiplier: float = field(
         default=10.0, metadata={"help": "The head's learning rate as a multiple of the base rate."}

@@ -14,6 +14,7 @@ from lrsegformer._compat import StrictCheckpointMixin
 from lrsegformer.certification.head import head_bound
 from lrsegformer.errors import InputError
 from lrsegformer.losses import total_weight, valid_pixels
+from lrsegformer.training.adversarial import AdversarialTraining
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningScores
@@ -32,6 +33,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     - The task loss is the mean over the valid pixels (segmentation) or samples (classification) of the whole batch of
       an optimizer step, over accumulation steps and processes. Loss and gradients do not depend on how that batch is
       split.
+    - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
     - The head has its own learning rate; norms and the constants `c` do not decay.
     - Without `compute_metrics`, evaluation computes the scores of [`~lrsegformer.evaluation.ConfusionMatrix`] at the
@@ -43,7 +45,8 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         kwargs: everything else that [`~transformers.Trainer`] takes.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: for `label_smoothing_factor` with a stock model for segmentation.
+        [`~lrsegformer.errors.InputError`]: for `label_smoothing_factor` with a stock model for segmentation; for
+            adversarial training of a sharded model, or of images whose normalisation is not known.
     """
 
     # compute_loss normalises over the whole accumulated batch.
@@ -65,6 +68,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._segments = hasattr(self.accelerator.unwrap_model(self.model), "decode_head")
         if self._segments and args.label_smoothing_factor:
             self._smooth_in_the_loss(args.label_smoothing_factor)
+        self._adversary = AdversarialTraining.of(self)
         self._scores = scores
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
@@ -113,10 +117,10 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         """
         if "labels" in inputs:  # Stock models take no bytes, which masks are.
             inputs = {**inputs, "labels": inputs["labels"].long()}
+        if self._adversary is not None and model.training:
+            inputs = self._adversary.perturbed(self, model, inputs)
         outputs = model(**inputs)
-        task_loss = outputs["loss"]
-        if self.label_smoother is not None:
-            task_loss = self.label_smoother(outputs, inputs["labels"])
+        task_loss = self.task_loss(outputs, inputs)
         penalty = outputs.get("lipschitz_penalty")
         penalty = task_loss.new_zeros(()) if penalty is None else penalty
         if model.training:
@@ -129,6 +133,10 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             self._last_eval_penalty = weighted.detach()
         loss = task_loss + weighted
         return (loss, outputs) if return_outputs else loss
+
+    def task_loss(self, outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """The loss without the penalty, the mean over what counts in this batch; smoothed where that is asked for."""
+        return outputs["loss"] if self.label_smoother is None else self.label_smoother(outputs, inputs["labels"])
 
     def _smooth_in_the_loss(self, share: float) -> None:
         """transformers' own smoothing works along the wrong axis of a map, and takes the ignore label for a class."""
@@ -185,7 +193,8 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._reset_parts()
         if void > 0:
             logger.warning("Every label was the ignore label in at least one batch; its loss counts as 0.")
-        return {"loss_task": task / steps, "loss_lipschitz": penalty / steps, **self._layer_bounds()}
+        attack = {} if self._adversary is None else self._adversary.cost(steps)
+        return {"loss_task": task / steps, "loss_lipschitz": penalty / steps, **attack, **self._layer_bounds()}
 
     @torch.no_grad()
     def _layer_bounds(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from lrsegformer.errors import InputError
+from lrsegformer.training.adversarial import check_adversarial
 from lrsegformer.training.arguments import TrainingDefaults
 from lrsegformer.training.batch_size import split_total_batch_size
 
@@ -24,19 +25,22 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
 
     The defaults are the published SegFormer recipe for ADE20K: AdamW at 6e-5 with the head at 10 times that, weight
     decay 0.01, 160k steps of 16 samples, linear warmup over 1500 of them, then linear decay to 0 (NVlabs/SegFormer,
-    `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier` and `total_batch_size`.
+    `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier`, `total_batch_size`, and
+    for adversarial training `adversarial_steps` and `adversarial_eps`.
 
     After construction `total_batch_size`, `per_device_train_batch_size` and `gradient_accumulation_steps` agree;
     `bf16` is set where the GPU supports it and nothing else was asked for; `max_steps` is -1 where `num_train_epochs`
     was given alone.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: batch sizes that do not divide, or a negative `lambda_lip`.
+        [`~lrsegformer.errors.InputError`]: batch sizes that do not divide, a negative `lambda_lip`, or options of
+            adversarial training that contradict each other.
     """
 
     def __post_init__(self):
         if self.lambda_lip < 0:
             raise InputError(f"--lambda_lip is {self.lambda_lip}: give 0 or a positive weight.")
+        check_adversarial(self.adversarial_steps, self.adversarial_eps)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         sizes = split_total_batch_size(
             self.total_batch_size, self.per_device_train_batch_size, self.gradient_accumulation_steps, world_size

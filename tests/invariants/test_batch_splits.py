@@ -11,9 +11,11 @@ import torch
 
 RUNNER = Path(__file__).with_name("split_runner.py")
 CASES = (
-    ("segmentation", "stable_softplus"),
-    ("segmentation", "jacobian_norm"),
-    ("classification", "stable_softplus"),
+    ("segmentation", "stable_softplus", 0),
+    ("segmentation", "jacobian_norm", 0),
+    ("classification", "stable_softplus", 0),
+    ("segmentation", "stable_softplus", 2),
+    ("classification", "stable_softplus", 1),
 )
 LOSSES = ("loss", "loss_task", "loss_lipschitz", "grad_norm")
 
@@ -58,17 +60,30 @@ def assert_same(found, expected):
     assert found["scores"] == expected["scores"], "counts are integers: nothing is rounded"
 
 
-@pytest.mark.parametrize(("task", "strategy"), CASES)
-def test_accumulation_and_processes(runner, two_processes, tmp_path, task, strategy):
-    whole = runner.run(task, strategy, 8, 1, str(tmp_path))
+@pytest.mark.parametrize(("task", "strategy", "adversarial_steps"), CASES)
+def test_accumulation_and_processes(runner, two_processes, tmp_path, task, strategy, adversarial_steps):
+    whole = runner.run(task, strategy, adversarial_steps, 8, 1, str(tmp_path))
     assert whole["world_size"] == 1 and len(whole["logs"]) == 2
     assert all(log["loss_task"] > 0 and log["loss_lipschitz"] > 0 for log in whole["logs"])
-    assert_same(runner.run(task, strategy, 2, 4, str(tmp_path)), whole)
+    assert_same(runner.run(task, strategy, adversarial_steps, 2, 4, str(tmp_path)), whole)
 
-    ranks = [torch.load(two_processes / f"{task}-{strategy}-{rank}.pt") for rank in range(2)]
+    ranks = [torch.load(two_processes / f"{task}-{strategy}-{adversarial_steps}-{rank}.pt") for rank in range(2)]
     assert [rank["world_size"] for rank in ranks] == [2, 2]
     for rank in ranks:
         assert_same(rank, whole)
+
+
+@pytest.mark.parametrize(("task", "steps"), [("segmentation", 2), ("classification", 1)])
+def test_adversarial_starts_by_position_would_be_another_loss(runner, tmp_path, monkeypatch, task, steps):
+    """What the cases with an attack are worth: both the attack and its random starts are far above the tolerance."""
+    whole = runner.run(task, "stable_softplus", steps, 8, 1, str(tmp_path))
+    with pytest.raises(AssertionError):
+        assert_same(runner.run(task, "stable_softplus", 0, 8, 1, str(tmp_path)), whole)
+    by_position = "lrsegformer.training.adversarial.sample_seeds"
+    monkeypatch.setattr(by_position, lambda images: torch.arange(len(images)))
+    whole = runner.run(task, "stable_softplus", steps, 8, 1, str(tmp_path))
+    with pytest.raises(AssertionError):
+        assert_same(runner.run(task, "stable_softplus", steps, 2, 4, str(tmp_path)), whole)
 
 
 def test_a_mean_of_means_would_be_another_loss(runner, tmp_path, monkeypatch):
@@ -79,9 +94,9 @@ def test_a_mean_of_means_would_be_another_loss(runner, tmp_path, monkeypatch):
             share = 1 / self.args.gradient_accumulation_steps
             return share, share
 
-    whole = runner.run("segmentation", "stable_softplus", 8, 1, str(tmp_path))
+    whole = runner.run("segmentation", "stable_softplus", 0, 8, 1, str(tmp_path))
     monkeypatch.setattr(runner, "LRSegformerTrainer", MeanOfMeans)
-    split = runner.run("segmentation", "stable_softplus", 2, 4, str(tmp_path))
+    split = runner.run("segmentation", "stable_softplus", 0, 2, 4, str(tmp_path))
     tasks = [result["logs"][0]["loss_task"] for result in (split, whole)]
     assert abs(tasks[0] / tasks[1] - 1) > 1e-3
     with pytest.raises(AssertionError):

@@ -1,0 +1,34 @@
+"""
+Robustness and generalisation of any SegFormer checkpoint, ours or stock: attacks, corruptions and shifted data.
+
+Attacks work on images in [0, 1] ([`PixelModel`]), inside a ball of a norm around the clean image ([`Threat`]), and
+maximise one of the [`OBJECTIVES`]. Names are loaded on first use; the packages of the extra `robustness` only by the
+functions that need them. An attack that is called like its file is imported from there: `from
+lrsegformer.robustness.pgd import pgd`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME_OF_NAME = {
+    "AttackResult": "pgd",
+    "OBJECTIVES": "losses",
+    "PixelModel": "pixel_model",
+    "Threat": "threat",
+    "fgsm": "pgd",
+    "require": "extras",
+}
+
+__all__ = sorted(_HOME_OF_NAME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF_NAME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,115 @@
+"""A cell is one model under one condition. Finished cells are lines of a file that survives a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lrsegformer.errors import InputError
+
+CELLS_FILE = "cells.jsonl"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """
+    What a model is put to.
+
+    Attributes:
+        kind (`str`): `"clean"`, `"gradients"`, `"attack"`, `"corruption"`, `"shifted"` or `"reliability"`.
+        name (`str`): of the attack, corruption or data set.
+        norm (`str`, *optional*): `"linf"` or `"l2"`, of an attack.
+        radius (`float`, *optional*): of an attack, in 1/255 for linf and plain for l2, in [0, 1] pixel space.
+        severity (`int`, *optional*): 1 to 5, of a corruption.
+        steps, restarts (`int`, *optional*): of an attack.
+        targeted (`bool`): whether an attack aims at given classes.
+    """
+
+    kind: str
+    name: str = ""
+    norm: str | None = None
+    radius: float | None = None
+    severity: int | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    targeted: bool = False
+
+    @property
+    def label(self) -> str:
+        """A name for files and progress lines, such as `pgd-linf-0.5` or `fog-3`."""
+        parts = [self.name or self.kind, *(["targeted"] if self.targeted else []), self.norm]
+        parts += [None if self.radius is None else f"{self.radius:g}", self.severity]
+        return "-".join(str(part).replace("/", "-") for part in parts if part is not None)
+
+
+def cell_key(weights: str, data: str, condition: Condition, options: Mapping[str, Any]) -> str:
+    """
+    What makes two cells the same: weights, images with labels, condition, and whatever else changes the numbers.
+
+    Args:
+        weights, data (`str`): fingerprints.
+        options (`dict`): JSON values, such as the seed.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    identity = {"weights": weights, "data": data, "condition": asdict(condition), "options": dict(options)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class CellFile:
+    """
+    The finished cells of a report: one JSON object a line, with the `key` of [`cell_key`].
+
+    A line is there whole or not at all: it is written with one call, brought to the disk, and a line that a crash cut
+    short is taken off before the next one is added.
+
+    Args:
+        folder (`str` or `Path`): of the report; made if need be.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the folder cannot be written, or a line inside the file is no cell.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.path = Path(folder) / CELLS_FILE
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output_dir {folder} cannot be made: {error.strerror}; give another folder") from None
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """The finished cells by their keys; the later of two with one key."""
+        if not self.path.is_file():
+            return {}
+        cells = {}
+        whole = self._whole_lines(self.path.read_bytes())
+        for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+            try:
+                cell = json.loads(line)
+                cells[cell["key"]] = cell
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise InputError(
+                    f"{self.path}, line {number}: not a finished cell; take the line out, or give another --output_dir"
+                ) from None
+        return cells
+
+    def append(self, cell: Mapping[str, Any]) -> None:
+        """Add one finished cell, which holds its `key`."""
+        line = json.dumps(cell, allow_nan=False).encode() + b"\n"
+        with open(self.path, "a+b") as file:
+            file.seek(0)
+            content = file.read()
+            file.truncate(len(self._whole_lines(content)))
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def _whole_lines(content: bytes) -> bytes:
+        return content[: content.rfind(b"\n") + 1]

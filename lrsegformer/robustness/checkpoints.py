@@ -1,0 +1,158 @@
+"""The models of a report: what they are, whether they fit each other and the data, and their fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from lrsegformer.errors import InputError
+from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+
+_AUTO_CLASSES = {
+    "segmentation": ("ForSemanticSegmentation", AutoModelForSemanticSegmentation),
+    "classification": ("ForImageClassification", AutoModelForImageClassification),
+}
+_NOT_WEIGHTS = ("_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """
+    A model before it is loaded.
+
+    Attributes:
+        name (`str`): the folder or Hub id, as given.
+        label (`str`): what tables and files call it: the folder's last part, or all of `name` where two share that.
+        task (`str`): `"segmentation"` or `"classification"`.
+        num_labels (`int`): number of classes.
+    """
+
+    name: str
+    label: str
+    task: str
+    num_labels: int
+
+
+def find_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
+    """
+    Read the configurations of all models.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: one cannot be reached or is no SegFormer with a head, or they differ in
+        task or in the number of classes.
+    """
+    short = {name: Path(name).resolve().name if Path(name).is_dir() else name for name in names}
+    labels = {name: part if list(short.values()).count(part) == 1 else name for name, part in short.items()}
+    checkpoints = []
+    for name in names:
+        config = _reach(name, lambda name=name: AutoConfig.from_pretrained(name))
+        checkpoints.append(Checkpoint(name, labels[name], _task_of(name, config), config.num_labels))
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        if other.task != first.task:
+            raise InputError(
+                f"--models {first.name} is for {first.task} and {other.name} for {other.task}: compare models of one "
+                "task"
+            )
+        if other.num_labels != first.num_labels:
+            raise InputError(
+                f"--models {first.name} has {first.num_labels} classes and {other.name} {other.num_labels}: compare "
+                "models of one data set"
+            )
+    return checkpoints
+
+
+def check_classes(checkpoint: Checkpoint, num_labels: int, dataset_name: str) -> None:
+    """Raises `InputError` where the data set has other classes than the model."""
+    if checkpoint.num_labels != num_labels:
+        raise InputError(
+            f"--models {checkpoint.name} has {checkpoint.num_labels} classes, and the data set {dataset_name} has "
+            f"{num_labels}: give the data set that it was trained for, or --class_names"
+        )
+
+
+def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
+    """
+    The model in eval mode and float32, as its own class, ours or stock.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the files cannot be read, or lack part of the model.
+    """
+    auto_class = _AUTO_CLASSES[checkpoint.task][1]
+    model, info = _reach(
+        checkpoint.name,
+        lambda: auto_class.from_pretrained(checkpoint.name, output_loading_info=True, dtype=torch.float32),
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"--models {checkpoint.name} lacks {len(missing)} tensors of the model ({missing[0]}, ...): give a "
+            "fine-tuned checkpoint, not a backbone alone"
+        )
+    return model.eval()
+
+
+def weights_fingerprint(model: PreTrainedModel, statistics: Sequence[Sequence[float]]) -> str:
+    """
+    16 hexadecimal digits from every tensor, the architecture and the normalisation of the images.
+
+    Args:
+        statistics: mean and standard deviation of the channels.
+    """
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_WEIGHTS}
+    described = [type(model).__name__, config, [list(map(float, values)) for values in statistics]]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def proven_bound(model: PreTrainedModel) -> dict[str, Any] | None:
+    """Strategy, and norm, bound and note of the head, of a model of ours; `None` for a stock model."""
+    if not isinstance(model.config, LRSegformerConfig):
+        return None
+    report = model.lipschitz_report()
+    return {"strategy": report["strategy"], "scope": report["scope"], **report["head"]}
+
+
+def _task_of(name: str, config: PretrainedConfig) -> str:
+    for architecture in config.architectures or []:
+        for task, (ending, _) in _AUTO_CLASSES.items():
+            if architecture.endswith(ending) and "segformer" in architecture.lower():
+                return task
+    raise InputError(
+        f"--models {name} is no SegFormer for segmentation or classification (its configuration names "
+        f"{', '.join(config.architectures or ['no architecture'])}): give a fine-tuned SegFormer"
+    )
+
+
+def _reach(name: str, load: Any) -> Any:
+    try:
+        return load()
+    except InputError:
+        raise
+    except (RepositoryNotFoundError, HFValidationError, OSError, ValueError) as error:
+        if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
+            raise InputError(
+                f"--models {name} is gated: accept its terms on https://huggingface.co/{name} and run `hf auth login`"
+            ) from None
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(
+            f"--models {name} cannot be loaded ({reason}): give the folder of a run, or a Hub id where there is a "
+            "network"
+        ) from None

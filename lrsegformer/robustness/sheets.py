@@ -1,0 +1,134 @@
+"""Sheets of pictures: an image, what was done to it, and what the model made of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lrsegformer.evaluation.figures import palette
+
+SHOWN_IMAGES = 4
+_SIDE = 300  # pixels of a picture's width: a sheet for every cell has to stay small and quick, so Pillow draws it
+_GAP, _LINE, _SWATCH = 8, 18, 12
+_VOID = (96, 96, 96)
+_LEGEND_ENTRIES, _LEGEND_COLUMNS = 24, 6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    One row of a sheet.
+
+    Attributes:
+        clean, perturbed (`numpy.ndarray`): uint8 RGB of shape `(height, width, 3)`.
+        truth, before, after (`numpy.ndarray` or `int`): the true classes, those predicted for the clean image, and
+            those predicted for the perturbed one: integer maps of one size, or class indices.
+    """
+
+    clean: np.ndarray
+    perturbed: np.ndarray
+    truth: np.ndarray | int
+    before: np.ndarray | int
+    after: np.ndarray | int
+
+
+def save_sheet(samples: Sequence[Sample], title: str, names: Sequence[str], path: str | os.PathLike) -> None:
+    """
+    Draw a row for each sample: clean image, perturbed image, the change enlarged, and truth and both predictions.
+
+    The change is grey where nothing changed; its factor stands above it. Pixels of the truth that do not count are
+    grey. The captions of maps give the share of right pixels. The legend names the commonest classes of the sheet.
+
+    Args:
+        samples (sequence of [`Sample`]): at least one.
+        title (`str`): model and condition.
+        names (sequence of `str`): class names.
+        path (`str` or `os.PathLike`): the PNG file to write.
+    """
+    colours = palette(len(names))
+    with_maps = np.ndim(samples[0].truth) == 2
+    rows = [_images(sample) + (_maps(sample, colours) if with_maps else []) for sample in samples]
+    if not with_maps:
+        for row, sample in zip(rows, samples, strict=True):
+            row[1] = (row[1][0], _classes_caption(sample, names))
+    legend = _legend(samples, colours, names) if with_maps else []
+    heights = [max(picture.height for picture, _ in row) + _LINE + _GAP for row in rows]
+    legend_rows = -(-len(legend) // _LEGEND_COLUMNS)
+    width = len(rows[0]) * (_SIDE + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, sum(heights) + (legend_rows + 2) * _LINE), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    draw.text((width // 2, _GAP), title, "black", ImageFont.load_default(15), anchor="mt")
+    top = 2 * _LINE
+    for row, height in zip(rows, heights, strict=True):
+        for column, (picture, caption) in enumerate(row):
+            left = _GAP + column * (_SIDE + _GAP)
+            draw.text((left + _SIDE // 2, top), caption, "black", font, anchor="mt")
+            sheet.paste(picture, (left, top + _LINE))
+        top += height
+    for number, (colour, name) in enumerate(legend):
+        left = _GAP + number % _LEGEND_COLUMNS * (width // _LEGEND_COLUMNS)
+        below = top + number // _LEGEND_COLUMNS * _LINE
+        draw.rectangle((left, below, left + 2 * _SWATCH, below + _SWATCH), colour)
+        draw.text((left + 3 * _SWATCH, below), name, "black", font)
+    sheet.save(path)
+
+
+def _images(sample: Sample) -> list[tuple[Image.Image, str]]:
+    difference = sample.perturbed.astype(np.int16) - sample.clean.astype(np.int16)
+    largest = int(np.abs(difference).max())
+    factor = max(1, 127 // max(1, largest))
+    change = (128 + factor * difference).clip(0, 255).astype(np.uint8)
+    caption = f"change x {factor}" if largest else "no change of half a level"
+    return [(_sized(sample.clean), "clean"), (_sized(sample.perturbed), "perturbed"), (_sized(change), caption)]
+
+
+def _maps(sample: Sample, colours: np.ndarray) -> list[tuple[Image.Image, str]]:
+    counted = _is_class(sample.truth, len(colours))
+
+    def share(prediction: np.ndarray | int) -> str:
+        right = (np.asarray(prediction).astype(np.int64) == np.asarray(sample.truth))[counted]
+        return f"{100 * right.mean():.1f} % right" if right.size else "nothing counts"
+
+    return [
+        (_sized(_coloured(sample.truth, colours)), "truth"),
+        (_sized(_coloured(sample.before, colours)), f"of clean: {share(sample.before)}"),
+        (_sized(_coloured(sample.after, colours)), f"of perturbed: {share(sample.after)}"),
+    ]
+
+
+def _is_class(classes: np.ndarray | int, num_labels: int) -> np.ndarray:
+    classes = np.asarray(classes).astype(np.int64)
+    return (classes >= 0) & (classes < num_labels)
+
+
+def _coloured(classes: np.ndarray | int, colours: np.ndarray) -> np.ndarray:
+    is_class = _is_class(classes, len(colours))
+    return np.where(is_class[..., None], colours[np.where(is_class, classes, 0)], np.uint8(_VOID))
+
+
+def _legend(samples: Sequence[Sample], colours: np.ndarray, names: Sequence[str]) -> list[tuple[tuple, str]]:
+    """Colour and name of the commonest classes of the sheet, and of void where there is any."""
+    maps = [one for sample in samples for one in (sample.truth, sample.before, sample.after)]
+    values = np.concatenate([np.asarray(one).astype(np.int64).ravel() for one in maps])
+    is_class = _is_class(values, len(colours))
+    frequency = np.bincount(values[is_class], minlength=len(colours))
+    shown = [label for label in np.argsort(-frequency, kind="stable") if frequency[label]][:_LEGEND_ENTRIES]
+    entries = [(tuple(colours[label].tolist()), names[label][:24]) for label in shown]
+    return entries if is_class.all() else [*entries, (_VOID, "does not count")]
+
+
+def _classes_caption(sample: Sample, names: Sequence[str]) -> str:
+    truth, before, after = (names[int(index)][:16] for index in (sample.truth, sample.before, sample.after))
+    return f"{truth}: {before} -> {after}"
+
+
+def _sized(picture: np.ndarray) -> Image.Image:
+    """The picture at the sheet's width; pixels stay squares, so that small images and maps are seen as they are."""
+    image = Image.fromarray(picture)
+    height = max(1, round(_SIDE * image.height / image.width))
+    return image.resize((_SIDE, height), Image.Resampling.NEAREST)

@@ -1,0 +1,215 @@
+"""Adversarial training: projected gradient ascent on the task loss, on the batch that training is about to see."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lrsegformer.errors import InputError
+from lrsegformer.models.jacobian import sample_seeds
+
+if TYPE_CHECKING:
+    from lrsegformer.training.trainer import LRSegformerTrainer
+
+# A single step overshoots the radius by this factor, and several together by the other, before they are projected:
+# Wong, Rice and Kolter 2020 (arXiv 2001.03994), algorithm 3; Madry et al. 2018 (arXiv 1706.06083).
+SINGLE_STEP_LENGTH = 1.25
+SUMMED_STEP_LENGTH = 2.5
+
+
+def check_adversarial(steps: int, eps: float) -> None:
+    """
+    Refuse options of adversarial training that contradict each other.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: negative or not a number, or one of the two set without the other.
+    """
+    if steps < 0:
+        raise InputError(f"--adversarial_steps is {steps}: give 0 (off) or a positive number of steps.")
+    if not 0 <= eps < math.inf:
+        raise InputError(f"--adversarial_eps is {eps}: give 0 (off) or a positive radius in 1/255.")
+    if eps > 0 and steps == 0:
+        raise InputError(f"--adversarial_eps is {eps} but --adversarial_steps is 0: give both, or neither.")
+    if steps > 0 and eps == 0:
+        raise InputError(f"--adversarial_steps is {steps} but --adversarial_eps is 0: give both, or neither.")
+
+
+class AdversarialTraining:
+    """
+    The perturbation of training batches within an linf ball, and what it costs.
+
+    Random start in the ball, then `steps` steps along the sign of the gradient of the task loss, each projected to the
+    ball and to the pixels' range: one step of 1.25 eps (Wong, Rice and Kolter 2020, algorithm 3), or several of 2.5
+    eps / steps (Madry et al. 2018). The radius is in pixels of [0, 1], whatever the normalisation.
+
+    The model attacked is the one that is deployed: eval mode, so that no dropout is drawn and no running statistic
+    moves. No gradient of a parameter is formed. The random start of a sample depends on its own pixels and the step of
+    training alone, and so does the sign of its gradient: up to the rounding of gradients that are next to 0, the
+    result does not depend on how a batch is split. torch's random state is left as it was.
+
+    Args:
+        steps (`int`): positive; each costs a forward and a backward pass.
+        eps (`float`): radius in 1/255.
+        mean, std (`Sequence[float]`): what the images were normalised with, a number a channel, on a scale of 0 to 1.
+    """
+
+    def __init__(self, steps: int, eps: float, mean: Sequence[float], std: Sequence[float]):
+        check_adversarial(steps, eps)
+        self.steps = steps
+        self.radius = eps / 255
+        self.step_length = self.radius * (SINGLE_STEP_LENGTH if steps == 1 else SUMMED_STEP_LENGTH / steps)
+        self.mean, self.std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
+        self._passes, self._seconds = 0, 0.0
+
+    @classmethod
+    def of(cls, trainer: "LRSegformerTrainer") -> "AdversarialTraining | None":
+        """
+        What a trainer's arguments ask for, `None` where they ask for nothing.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for a sharded model, whose passes all go through its wrapper, or images
+                whose normalisation nothing says.
+        """
+        steps, eps = trainer.args.adversarial_steps, trainer.args.adversarial_eps
+        if steps == 0:
+            return None
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise InputError("--adversarial_steps needs a whole model on each device: leave out FSDP and DeepSpeed.")
+        return cls(steps, eps, *pixel_statistics(trainer.processing_class, trainer.train_dataset))
+
+    def perturbed(
+        self, trainer: "LRSegformerTrainer", model: torch.nn.Module, inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """A trainer's batch with its images perturbed."""
+        # Not through the wrapper of several processes, which waits for a backward pass to the parameters.
+        model = trainer.accelerator.unwrap_model(model)
+        scaler = trainer.accelerator.scaler
+        images = self.perturb(
+            model,
+            inputs["pixel_values"],
+            lambda images: trainer.task_loss(model(**{**inputs, "pixel_values": images}), inputs),
+            trainer.state.global_step,
+            1.0 if scaler is None else scaler.get_scale(),
+        )
+        return {**inputs, "pixel_values": images}
+
+    def perturb(
+        self,
+        model: torch.nn.Module,
+        pixel_values: torch.Tensor,
+        task_loss: Callable[[torch.Tensor], torch.Tensor],
+        training_step: int,
+        loss_scale: float = 1.0,
+    ) -> torch.Tensor:
+        """
+        Perturb a normalised batch.
+
+        Args:
+            model (`torch.nn.Module`): in eval mode while `task_loss` runs; then every module is as it was.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): floating point, normalised.
+            task_loss (`Callable`): from images such as those to the loss, a scalar.
+            training_step (`int`): of the optimizer; another one draws other random starts.
+            loss_scale (`float`, *optional*, defaults to 1.0):
+                Factor of the loss, which keeps float16 gradients from vanishing; only their signs are used.
+
+        Returns:
+            `torch.Tensor`: like `pixel_values`, detached. No pixel is further from its value than eps, and none leaves
+            [0, 1] (one that was outside stays on its side of its own value).
+        """
+        started = self._now(pixel_values.device)
+        clean = pixel_values.detach()
+        lower, upper = self._bounds(clean)
+        step = (self.step_length / self.std).to(clean)
+        start = (self.radius / self.std).to(clean) * uniform_noise(clean, training_step)
+        images = torch.minimum(torch.maximum(clean + start, lower), upper)
+        with eval_mode(model), torch.enable_grad():
+            for _ in range(self.steps):
+                images.requires_grad_()
+                (gradient,) = torch.autograd.grad(task_loss(images) * loss_scale, images)
+                # A batch without a valid label has no direction, which a stock model says by NaN.
+                direction = gradient.nan_to_num().sign()
+                images = torch.minimum(torch.maximum(images.detach() + step * direction, lower), upper)
+        self._passes += self.steps
+        self._seconds += self._now(pixel_values.device) - started
+        return images
+
+    def cost(self, training_steps: int) -> dict[str, float]:
+        """
+        What the attack added to each of these many optimizer steps since the last call, for the log: pairs of forward
+        and backward passes, and seconds, of this process.
+        """
+        parts = {
+            "adversarial/passes": self._passes / training_steps,
+            "adversarial/seconds": self._seconds / training_steps,
+        }
+        self._passes, self._seconds = 0, 0.0
+        return parts
+
+    def _bounds(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ball within the pixels' range, normalised. A clean value past the range is a bound itself."""
+        lowest, highest = (((limit - self.mean) / self.std).to(clean) for limit in (0.0, 1.0))
+        radius = (self.radius / self.std).to(clean)
+        lower = torch.maximum(clean - radius, torch.minimum(lowest, clean))
+        return lower, torch.minimum(clean + radius, torch.maximum(highest, clean))
+
+    @staticmethod
+    def _now(device: torch.device) -> float:
+        # Two waits for the device beside whole passes: the cost in the log is that of the work, not of its launch.
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+
+def uniform_noise(pixel_values: torch.Tensor, training_step: int) -> torch.Tensor:
+    """Numbers in [-1, 1) of the shape of `pixel_values`, each sample's from its own pixels and the training step."""
+    noise = torch.empty_like(pixel_values)
+    for sample, seed in zip(noise, sample_seeds(pixel_values).tolist(), strict=True):
+        generator = torch.Generator(device=pixel_values.device).manual_seed(_mixed(seed, training_step))
+        sample.uniform_(-1, 1, generator=generator)
+    return noise
+
+
+def _mixed(seed: int, training_step: int) -> int:
+    # Sums of pixels' bits lie close together: a large odd factor keeps (seed, step) and (seed + 1, step - 1) apart.
+    return (seed + training_step * 0x9E3779B97F4A7C15) % 2**63
+
+
+@contextmanager
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Set eval mode, then every module back to the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def pixel_statistics(processor: Any, dataset: Any) -> tuple[list[float], list[float]]:
+    """
+    Mean and deviation of each channel that training images are normalised with.
+
+    Args:
+        processor: the Trainer's `processing_class`; an image processor of transformers says it.
+        dataset: the training data; in its absence the normalisation of an [`~lrsegformer.data.dataset.ImageDataset`].
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: neither of the two says it.
+    """
+    processor = getattr(processor, "image_processor", processor)
+    if hasattr(processor, "image_mean"):
+        if not processor.do_normalize:
+            return [0.0] * 3, [1.0] * 3
+        return list(processor.image_mean), list(processor.image_std)
+    normalise = getattr(getattr(dataset, "transform", None), "normalise", None)
+    if normalise is None:
+        raise InputError(
+            "--adversarial_steps needs the mean and std of the images' normalisation: give the Trainer the image "
+            "processor as processing_class."
+        )
+    std = 1 / (255 * normalise.factor.astype("float64").flatten())
+    return (normalise.shift.flatten() * std).tolist(), std.tolist()

@@ -1,0 +1,59 @@
+"""
+Score models under attack, corruption and shifted data.
+
+    accelerate launch scripts/robustness.py --models runs/baseline runs/stable_softplus --dataset path/to/data \\
+        --attacks pgd segpgd cospgd sea --norm linf --eps 0.25 0.5 1 2 4 --corruptions common
+
+Stopped, the same command continues. `--help` lists the options.
+"""
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+
+os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
+
+from lrsegformer.robustness.arguments import BenchDataArguments, RobustnessArguments
+from lrsegformer.training.command_line import run_or_explain
+from lrsegformer.training.parser import OneLineParser, config_to_options
+
+DESCRIPTION = "Score SegFormer models, ours or stock, under attack, corruption and shifted data."
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the bench; exits with status 2 after one line where the input is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    run_or_explain(lambda: run(argv))
+
+
+def run(argv: list[str]) -> None:
+    arguments = parse_arguments(argv)
+    from lrsegformer.robustness.bench import run_bench
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lrsegformer").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    run_bench(*arguments)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Report: {os.path.join(arguments[0].output_dir, 'results.md')}")
+
+
+def parse_arguments(argv: list[str]) -> tuple[RobustnessArguments, BenchDataArguments]:
+    parser = OneLineParser((RobustnessArguments, BenchDataArguments), description=DESCRIPTION)
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config")
+    file = config.parse_known_args(argv)[0].config
+    known = {field.name for kind in parser.dataclass_types for field in dataclasses.fields(kind)}
+    options = [] if file is None else config_to_options(file, known)
+    namespace = vars(parser.parse_args(options + argv))
+    robustness, data = (
+        kind(**{field.name: namespace[field.name] for field in dataclasses.fields(kind)})
+        for kind in parser.dataclass_types
+    )
+    return robustness, data
+
+
+if __name__ == "__main__":
+    main()
