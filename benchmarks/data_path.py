@@ -22,7 +22,7 @@ from clock import StageClock
 from measuring import interleaved
 from PIL import Image
 from plain_data_path import PlainRecipe, plain_collate, processor_recipe
-from report import markdown_table, median_and_spread, replace_section, run_header, significant
+from report import markdown_table, median_and_spread, publish, run_header, significant
 
 from lrsegformer.data import dataset as dataset_module
 from lrsegformer.data import examples, folders, transforms
@@ -199,9 +199,7 @@ def main() -> None:
         source = open_source(Path(folder) if data is None else Path(data) / "ade20k_150_pairs")
         what = "pairs of smooth noise" if data is None else f"ADE20K pairs with a short side of {SHORT_SIDE} or more"
         text = section(source, what, arguments.crops, arguments.rounds, arguments.seconds)
-    print(text)
-    if arguments.output is not None:
-        replace_section(arguments.output, "data-path", text)
+    publish(text, arguments.output, "data-path")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from layer_alternatives import alternative_layers, check_alternatives
 from measuring import peak_memory, timed
 from peers import ALL_SINGULAR_VALUES, ESTIMATE, LARGEST_SINGULAR_VALUE, NONE, Candidate, all_layers, same_promise
-from report import markdown_table, median_and_spread, replace_section, run_header, significant
+from report import markdown_table, median_and_spread, publish, run_header, significant
 from torch import nn
 
 from lrsegformer.layers.norms import operator_norm
@@ -233,9 +233,7 @@ def main() -> None:
         results[shape] = measure_shape(layers + alternatives, shape, arguments.rounds)
         print(f"{shape} took {time.perf_counter() - start:.0f} s", flush=True)
     text = section(results, layers, alternatives)
-    print(text)
-    if arguments.output is not None:
-        replace_section(arguments.output, "layers", text)
+    publish(text, arguments.output, "layers")
 
 
 if __name__ == "__main__":

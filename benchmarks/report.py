@@ -88,6 +88,13 @@ def run_header(distributions: Sequence[str]) -> str:
     )
 
 
+def publish(text: str, document: Path | None, name: str) -> None:
+    """Print a section, and put it into the document, where one was asked for, by [`replace_section`]."""
+    print(text)
+    if document is not None:
+        replace_section(document, name, text)
+
+
 def replace_section(document: Path, name: str, text: str) -> None:
     """
     Put `text` between the markers `<!-- name -->` and `<!-- /name -->` of a Markdown file.

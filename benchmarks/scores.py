@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from measuring import interleaved, peak_resident, timed
 from PIL import Image
-from report import markdown_table, median_and_spread, replace_section, run_header, significant
+from report import markdown_table, median_and_spread, publish, run_header, significant
 from transformers import PrinterCallback
 
 from lrsegformer import (
@@ -196,9 +196,7 @@ def main() -> None:
         growth_table(arguments.images, arguments.evaluations),
     ]
     text = "\n\n".join(parts)
-    print(text)
-    if arguments.output is not None:
-        replace_section(arguments.output, "scores", text)
+    publish(text, arguments.output, "scores")
 
 
 if __name__ == "__main__":

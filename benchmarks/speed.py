@@ -21,7 +21,7 @@ from figures import MEMORY, PIXELS, STRATEGY, TIME, Figure, figure_tables
 from gpu import gpu_table
 from measuring import FEWEST_ROUNDS, interleaved, peak_memory, peak_resident
 from plot import plot_figures
-from report import replace_section, run_header
+from report import publish, run_header
 
 from lrsegformer import STRATEGIES
 
@@ -216,9 +216,7 @@ def main() -> None:
     parts += figure_tables(figures)
     parts += gpu_table(arguments.rounds)
     text = "\n\n".join(parts)
-    print(text)
-    if arguments.output is not None:
-        replace_section(arguments.output, "speed", text)
+    publish(text, arguments.output, "speed")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,33 @@ class BandedUpsampling:
         self._wide_gradient = torch.empty_like(self._wide) if with_gradient else None
         self._band = torch.empty(rows, maps, new_size[1], **like)
 
-    def start_slab(self, slab: Sequence[Band], image: torch.Tensor) -> None:
+    def bands_of(
+        self, image: torch.Tensor, gradient: torch.Tensor | None = None
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """
+        Go through the upsampled rows of an image.
+
+        Args:
+            image (`torch.Tensor` of shape `(maps, height, width)`): any floating dtype.
+            gradient (`torch.Tensor` of shape `(maps, height, width)`, *optional*):
+                What the caller leaves in each band is taken for its gradient, and that of the image is added here.
+
+        Yields:
+            The rows, a `slice` of the new height, and a `torch.Tensor` of shape `(rows, maps, new_width)` that may be
+            overwritten, as the next band overwrites it.
+        """
+        for slab in self.slabs:
+            self._start_slab(slab, image)
+            for band in slab:
+                upsampled = self._upsampled(band)
+                yield slice(band.start, band.stop), upsampled
+                if gradient is not None:
+                    sources = self._wide_gradient[self._sources(band)].flatten(1)
+                    sources.addmm_(band.weights.T, upsampled.flatten(1))
+            if gradient is not None:
+                self._finish_slab(slab, gradient)
+
+    def _start_slab(self, slab: Sequence[Band], image: torch.Tensor) -> None:
         """Upsample what the slab needs of `image` `(maps, height, width)` along the width."""
         self._first, last = slab[0].source_start, slab[-1].source_stop
         source = self._narrow[: last - self._first].copy_(image[:, self._first : last].transpose(0, 1))
@@ -113,17 +139,12 @@ class BandedUpsampling:
         if self._wide_gradient is not None:
             self._wide_gradient.zero_()
 
-    def band(self, band: Band) -> torch.Tensor:
-        """The upsampled rows of `band`, `(rows, maps, new_width)`; overwritten by the next band."""
+    def _upsampled(self, band: Band) -> torch.Tensor:
         upsampled = self._band[: band.stop - band.start]
         torch.mm(band.weights, self._wide[self._sources(band)].flatten(1), out=upsampled.flatten(1))
         return upsampled
 
-    def add_band_gradient(self, band: Band, gradient: torch.Tensor) -> None:
-        """Take the gradient of a band of the current slab, `(rows, maps, new_width)`."""
-        self._wide_gradient[self._sources(band)].flatten(1).addmm_(band.weights.T, gradient.flatten(1))
-
-    def finish_slab(self, slab: Sequence[Band], gradient: torch.Tensor) -> None:
+    def _finish_slab(self, slab: Sequence[Band], gradient: torch.Tensor) -> None:
         """Add the gradient of the current slab to that of the image, `(maps, height, width)`."""
         last = slab[-1].source_stop
         narrow_gradient = self._narrow[: last - self._first].zero_()

@@ -42,12 +42,9 @@ def in_bands(maps: torch.Tensor, size, cotangent: torch.Tensor) -> tuple[torch.T
     upsampling = BandedUpsampling(len(maps), maps.shape[1:], size, maps.dtype, maps.device, with_gradient=True)
     gradient = torch.zeros_like(maps)
     rows = []
-    for slab in upsampling.slabs:
-        upsampling.start_slab(slab, maps)
-        for band in slab:
-            rows.append(upsampling.band(band).clone())
-            upsampling.add_band_gradient(band, cotangent[:, band.start : band.stop].transpose(0, 1).contiguous())
-        upsampling.finish_slab(slab, gradient)
+    for part, upsampled in upsampling.bands_of(maps, gradient):
+        rows.append(upsampled.clone())
+        upsampled.copy_(cotangent[:, part].transpose(0, 1))
     return torch.cat(rows).permute(1, 0, 2), gradient
 
 

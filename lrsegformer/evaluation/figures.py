@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-IGNORED_LABEL = 255
 MAX_LEGEND_ENTRIES = 24
 
 _OKLAB_LMS = np.array(

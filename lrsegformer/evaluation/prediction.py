@@ -40,11 +40,8 @@ def predict_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     places = torch.arange(num_labels, 0, -1, dtype=torch.float32, device=logits.device)[:, None]
     with full_precision_products():
         for image in range(batch):
-            for slab in upsampling.slabs:
-                upsampling.start_slab(slab, logits[image])
-                for band in slab:
-                    upsampled = upsampling.band(band)
-                    largest = upsampled.amax(dim=1, keepdim=True)
-                    highest_place = upsampled.ge_(largest).mul_(places).amax(dim=1)
-                    classes[image, band.start : band.stop] = num_labels - highest_place
+            for rows, upsampled in upsampling.bands_of(logits[image]):
+                largest = upsampled.amax(dim=1, keepdim=True)
+                highest_place = upsampled.ge_(largest).mul_(places).amax(dim=1)
+                classes[image, rows] = num_labels - highest_place
     return classes

@@ -182,3 +182,14 @@ def _matthews_correlation(correct: np.ndarray, of_reference: np.ndarray, of_pred
     if true_variance == 0 or predicted_variance == 0:
         return 0.0
     return covariance / (math.sqrt(true_variance) * math.sqrt(predicted_variance))
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null, as the scores of absent classes do."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value

@@ -48,16 +48,9 @@ def upsampled_cross_entropy(
     band_loss = _sigmoid_band if num_labels == 1 else _softmax_band
     with full_precision_products():
         for image in range(batch):
-            for slab in upsampling.slabs:
-                upsampling.start_slab(slab, logits[image])
-                for band in slab:
-                    upsampled = upsampling.band(band)
-                    part = image, slice(band.start, band.stop)
-                    total += band_loss(upsampled, labels[part], valid[part], class_weights, label_smoothing)
-                    if with_gradient:
-                        upsampling.add_band_gradient(band, upsampled)
-                if with_gradient:
-                    upsampling.finish_slab(slab, gradients[image])
+            gradient = gradients[image] if with_gradient else None
+            for rows, upsampled in upsampling.bands_of(logits[image], gradient):
+                total += band_loss(upsampled, labels[image, rows], valid[image, rows], class_weights, label_smoothing)
     return (total / normaliser).to(logits.dtype), gradients.div_(normaliser)
 
 

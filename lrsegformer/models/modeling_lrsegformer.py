@@ -19,6 +19,7 @@ from lrsegformer.layers.registry import build_lipschitz_linear
 from lrsegformer.losses import segmentation_loss
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead
+from lrsegformer.models.eval_mode import eval_mode
 from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
 
@@ -101,14 +102,8 @@ class LipschitzHeadMixin:
 
     def _eval_mode_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits without dropout and with the running statistics, by kernels that can be differentiated twice."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with sdpa_kernel(SDPBackend.MATH):
-                return self(pixel_values=pixel_values).logits
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with eval_mode(self), sdpa_kernel(SDPBackend.MATH):
+            return self(pixel_values=pixel_values).logits
 
     def lipschitz_report(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
         """

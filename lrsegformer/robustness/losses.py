@@ -127,18 +127,11 @@ def _of_maps(
             indices = torch.where(valid, labels[image].long(), 0)
             counted = valid.to(logits.dtype) / valid.sum().clamp_min(1)
             class_weight = _balancing(indices, valid, num_labels)[indices].to(logits.dtype)
-            for slab in upsampling.slabs:
-                upsampling.start_slab(slab, logits[image])
-                for band in slab:
-                    upsampled, rows = upsampling.band(band), slice(band.start, band.stop)
-                    parts = indices[rows], counted[rows], class_weight[rows]
-                    value, right = _of_band(upsampled, *parts, rule, decay, targeted)
-                    values[image] += value.sum(dtype=torch.float64)
-                    rights[image] += (right & valid[rows]).sum()
-                    if with_gradient:
-                        upsampling.add_band_gradient(band, upsampled)
-                if with_gradient:
-                    upsampling.finish_slab(slab, gradients[image])
+            for rows, upsampled in upsampling.bands_of(logits[image], gradients[image] if with_gradient else None):
+                parts = indices[rows], counted[rows], class_weight[rows]
+                value, right = _of_band(upsampled, *parts, rule, decay, targeted)
+                values[image] += value.sum(dtype=torch.float64)
+                rights[image] += (right & valid[rows]).sum()
     return values.to(logits.dtype), rights, gradients
 
 

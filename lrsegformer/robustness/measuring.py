@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.robustness.cells import Condition
 from lrsegformer.robustness.counting import SparseTable, image_tables, stacked, to_json, worst_per_image
 from lrsegformer.robustness.losses import cross_entropy
 from lrsegformer.robustness.pgd import count_pixels, value_and_gradient
 from lrsegformer.robustness.reliability import CalibrationBins, SmallObjects, local_lipschitz_estimate
 from lrsegformer.robustness.run_attacks import run_attack
-from lrsegformer.robustness.runs import Run, over_batches, predicted, without_nan
+from lrsegformer.robustness.runs import Run, over_batches, predicted
 from lrsegformer.robustness.sea import greedy_worst_miou
 from lrsegformer.robustness.sheets import SHOWN_IMAGES, Sample
 from lrsegformer.robustness.subset import Batch

@@ -75,10 +75,8 @@ class CalibrationBins:
         upsampling = BandedUpsampling(*sizes, torch.float32, device, with_gradient=False)
         with full_precision_products():
             for image, image_labels in zip(logits, labels, strict=True):
-                for slab in upsampling.slabs:
-                    upsampling.start_slab(slab, image)
-                    for band in slab:
-                        self._count(upsampling.band(band), image_labels[band.start : band.stop])
+                for rows, upsampled in upsampling.bands_of(image):
+                    self._count(upsampled, image_labels[rows])
 
     def add_sums(self, sums: Tensor) -> None:
         """Add the [`sums`] of another process, float64 `(3, num_bins)`."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lrsegformer.data import DataArguments
+from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.robustness.arguments import RobustnessArguments
 from lrsegformer.robustness.curves import save_robustness_curves
 from lrsegformer.robustness.report_text import report_text
 from lrsegformer.robustness.rows import SHOWN, corruption_rows, masking_rows, reliability_rows, result_rows
-from lrsegformer.robustness.runs import without_nan
 
 _CONDITION_COLUMNS = (
     "model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,8 +120,3 @@ def survey(dataset: ImageDataset, total: int) -> Subset:
 def example_name(dataset: Any, position: int) -> str:
     """What the source calls the image at this place."""
     return dataset.source[int(dataset.indices[position])].name
-
-
-def subset_file(names: Sequence[str]) -> str:
-    """The text of `subset.txt`: a name a line."""
-    return "".join(f"{name}\n" for name in names)

@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lrsegformer.errors import InputError
+from lrsegformer.models.eval_mode import eval_mode
 from lrsegformer.models.jacobian import sample_seeds
 
 if TYPE_CHECKING:
@@ -175,18 +175,6 @@ def uniform_noise(pixel_values: torch.Tensor, training_step: int) -> torch.Tenso
 def _mixed(seed: int, training_step: int) -> int:
     # Sums of pixels' bits lie close together: a large odd factor keeps (seed, step) and (seed + 1, step - 1) apart.
     return (seed + training_step * 0x9E3779B97F4A7C15) % 2**63
-
-
-@contextmanager
-def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Set eval mode, then every module back to the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def pixel_statistics(processor: Any, dataset: Any) -> tuple[list[float], list[float]]:

@@ -1,7 +1,6 @@
 """What a run leaves in its folder besides the model: configuration, scores, pictures, card, and the closing table."""
 
 import json
-import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from lrsegformer.evaluation import (
     save_curves,
     save_samples,
 )
+from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.hub.card import write_model_card
 from lrsegformer.training.parser import arguments_to_config
 
@@ -67,7 +67,7 @@ def write_run_outputs(
         "lipschitz": report,
         "versions": _versions(),
     }
-    (folder / "all_results.json").write_text(json.dumps(_without_nan(results), indent=2) + "\n", encoding="utf-8")
+    (folder / "all_results.json").write_text(json.dumps(without_nan(results), indent=2) + "\n", encoding="utf-8")
     save_curves(trainer.state.log_history, folder / "curves.png")
     if holds_bounds(trainer.state.log_history):
         save_bounds(trainer.state.log_history, folder / "bounds.png")
@@ -174,14 +174,3 @@ def _hyperparameters(trainer: "LRSegformerTrainer", splits: DataSplits, task: st
 
 def _versions() -> dict[str, str]:
     return {package: version(package) for package in _PACKAGES}
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: absent classes become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return value
