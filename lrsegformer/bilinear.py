@@ -11,6 +11,8 @@ from torch.nn import functional
 # Entries of the upsampled maps held at a time: what stays in the cache of a CPU, what keeps a GPU busy.
 BAND_ENTRIES_ON_CPU = 2**19
 BAND_ENTRIES = 2**26
+# A band of fewer rows is upsampled from nearly as many rows of the source as it has itself.
+FEWEST_ROWS = 6
 # Bands whose rows are upsampled along the width together: neighbours share a row or two of the source.
 BANDS_OF_SLAB = 8
 # Columns made by one product with the interpolation matrix: few enough to skip most of its zeros.
@@ -90,7 +92,7 @@ class BandedUpsampling:
         with_gradient: bool,
     ):
         entries = BAND_ENTRIES_ON_CPU if device.type == "cpu" else BAND_ENTRIES
-        rows = min(new_size[0], max(1, entries // (maps * new_size[1])))
+        rows = min(new_size[0], max(FEWEST_ROWS, entries // (maps * new_size[1])))
         by_rows = bands(size[0], new_size[0], rows, dtype, device)
         self.slabs = [by_rows[first : first + BANDS_OF_SLAB] for first in range(0, len(by_rows), BANDS_OF_SLAB)]
         self._blocks = bands(size[1], new_size[1], BLOCK_COLUMNS, dtype, device)
@@ -103,7 +105,7 @@ class BandedUpsampling:
         self._band = torch.empty(rows, maps, new_size[1], **like)
 
     def bands_of(
-        self, image: torch.Tensor, gradient: torch.Tensor | None = None
+        self, image: torch.Tensor, gradient: torch.Tensor | None = None, origin: torch.Tensor | None = None
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """
         Go through the upsampled rows of an image.
@@ -112,13 +114,14 @@ class BandedUpsampling:
             image (`torch.Tensor` of shape `(maps, height, width)`): any floating dtype.
             gradient (`torch.Tensor` of shape `(maps, height, width)`, *optional*):
                 What the caller leaves in each band is taken for its gradient, and that of the image is added here.
+            origin (`torch.Tensor`, *optional*): a scalar to subtract.
 
         Yields:
             The rows, a `slice` of the new height, and a `torch.Tensor` of shape `(rows, maps, new_width)` that may be
             overwritten, as the next band overwrites it.
         """
         for slab in self.slabs:
-            self._start_slab(slab, image)
+            self._start_slab(slab, image, origin)
             for band in slab:
                 upsampled = self._upsampled(band)
                 yield slice(band.start, band.stop), upsampled
@@ -128,10 +131,12 @@ class BandedUpsampling:
             if gradient is not None:
                 self._finish_slab(slab, gradient)
 
-    def _start_slab(self, slab: Sequence[Band], image: torch.Tensor) -> None:
-        """Upsample what the slab needs of `image` `(maps, height, width)` along the width."""
+    def _start_slab(self, slab: Sequence[Band], image: torch.Tensor, origin: torch.Tensor | None) -> None:
+        """Upsample what the slab needs of `image` `(maps, height, width)`, less the origin, along the width."""
         self._first, last = slab[0].source_start, slab[-1].source_stop
         source = self._narrow[: last - self._first].copy_(image[:, self._first : last].transpose(0, 1))
+        if origin is not None:
+            source.sub_(origin)
         flat, flat_wide = source.flatten(0, 1), self._wide[: len(source)].flatten(0, 1)
         for block in self._blocks:
             narrow = flat[:, block.source_start : block.source_stop]
@@ -191,48 +196,6 @@ def _highest_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-def upsampled_sum(finest: torch.Tensor, *coarser: torch.Tensor) -> torch.Tensor:
-    """
-    `finest + sum_i upsample(coarser[i])`, maps `(batch, channels, height_i, width_i)` on the grid of the first.
-
-    Without gradients the function of autograd is left out: torch.compile cannot trace it there.
-    """
-    if torch.is_grad_enabled():
-        return UpsampledSum.apply(finest, *coarser)
-    return UpsampledSum.forward(finest, *coarser)
-
-
-class UpsampledSum(torch.autograd.Function):
-    """
-    `finest + sum_i upsample(coarser_i)`, each upsampling as products with two interpolation matrices.
-
-    One accumulator takes the place of an upsampled copy and a sum for each map, and the backward pass is the same
-    products transposed: less than half the time of `F.interpolate` and its gradient on a CPU.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(finest: torch.Tensor, *coarser: torch.Tensor) -> torch.Tensor:
-        batch, channels, height, width = finest.shape
-        total = finest.reshape(batch * channels, height, width)
-        for position, maps in enumerate(coarser):
-            by_rows, by_columns = interpolation_matrices(maps.shape[2:], (height, width), maps)
-            wide = (maps @ by_columns.T).flatten(0, 1)
-            by_rows = by_rows.expand(batch * channels, -1, -1)
-            # The first sum makes the result; the others add to it in place.
-            total = torch.baddbmm(total, by_rows, wide) if position == 0 else total.baddbmm_(by_rows, wide)
-        return total.reshape(finest.shape) if coarser else finest.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        ctx.sizes = [tuple(maps.shape[2:]) for maps in inputs[1:]]
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return gradient, *(upsampling_transposed(gradient, size) for size in ctx.sizes)
 
 
 def upsampling_transposed(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -7,7 +7,6 @@ from torch.nn import functional
 from lrsegformer import bilinear
 from lrsegformer.bilinear import (
     BandedUpsampling,
-    UpsampledSum,
     bands,
     full_precision_products,
     interpolation_matrix,
@@ -29,6 +28,7 @@ def small_bands(request, monkeypatch) -> None:
     """Bands of one row, of a few, and of all rows, in slabs of three and blocks of five columns."""
     if request.param is not None:
         monkeypatch.setattr(bilinear, "BAND_ENTRIES_ON_CPU", request.param)
+        monkeypatch.setattr(bilinear, "FEWEST_ROWS", 1)
         monkeypatch.setattr(bilinear, "BANDS_OF_SLAB", 3)
         monkeypatch.setattr(bilinear, "BLOCK_COLUMNS", 5)
 
@@ -111,63 +111,11 @@ def test_gradient_of_the_bands_is_their_adjoint(new_size):
 def test_small_bands_make_several_slabs_and_bands(monkeypatch):
     """What the tests above rely on."""
     monkeypatch.setattr(bilinear, "BAND_ENTRIES_ON_CPU", 90)
+    monkeypatch.setattr(bilinear, "FEWEST_ROWS", 1)
     monkeypatch.setattr(bilinear, "BANDS_OF_SLAB", 3)
     upsampling = BandedUpsampling(3, (6, 7), (33, 10), torch.float32, torch.device("cpu"), with_gradient=False)
     assert [len(slab) for slab in upsampling.slabs] == [3, 3, 3, 2]
     assert {band.stop - band.start for slab in upsampling.slabs for band in slab} == {3}
-
-
-SCALES = [
-    [(8, 8), (4, 4), (2, 2), (1, 1)],
-    [(7, 9), (4, 5), (2, 3), (1, 2)],
-    [(5, 6), (5, 6), (7, 3)],
-    [(4, 3)],
-]
-
-
-def maps_at(sizes, dtype=torch.float64, **options) -> list[torch.Tensor]:
-    return [torch.randn(2, 3, *size, dtype=dtype, **options) for size in sizes]
-
-
-def plain_sum(*maps: torch.Tensor) -> torch.Tensor:
-    return sum(upsampled(each, maps[0].shape[2:]) for each in maps)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("sizes", SCALES)
-def test_upsampled_sum_and_its_gradients(sizes, dtype, layout):
-    maps = [each.to(memory_format=layout).requires_grad_() for each in maps_at(sizes, dtype)]
-    kept = [each.detach().clone() for each in maps]
-    actual, expected = UpsampledSum.apply(*maps), plain_sum(*maps)
-    cotangent = torch.randn_like(expected)
-    assert actual.shape == expected.shape and actual.dtype == dtype
-    torch.testing.assert_close(actual, expected, rtol=0, atol=20 * TOLERANCE[dtype])
-    for one, other in zip(
-        torch.autograd.grad(actual, maps, cotangent), torch.autograd.grad(expected, maps, cotangent), strict=True
-    ):
-        # A coarse map's gradient sums many entries.
-        torch.testing.assert_close(one, other, rtol=0, atol=20 * TOLERANCE[dtype] * max(1, other.abs().max()))
-    assert all(torch.equal(*pair) for pair in zip(maps, kept, strict=True)), "an input was overwritten"
-
-
-@pytest.mark.parametrize("sizes", SCALES)
-def test_upsampled_sum_is_differentiable_twice(sizes):
-    maps = [torch.randn(1, 2, *size, dtype=torch.float64, requires_grad=True) for size in sizes]
-    assert torch.autograd.gradcheck(UpsampledSum.apply, maps)
-    # Squared, because the second derivative of a linear map is zero.
-    assert torch.autograd.gradgradcheck(lambda *each: UpsampledSum.apply(*each).square(), maps)
-
-
-def test_upsampled_sum_under_function_transforms():
-    maps = maps_at([(3, 4), (2, 2), (1, 3)])
-    arguments = tuple(range(len(maps)))
-    actual = torch.func.jacrev(UpsampledSum.apply, arguments)(*maps)
-    expected = torch.func.jacrev(plain_sum, arguments)(*maps)
-    for pair in zip(actual, expected, strict=True):
-        torch.testing.assert_close(*pair, rtol=0, atol=1e-14)
-    stacked = [torch.stack([each, 2 * each]) for each in maps]
-    torch.testing.assert_close(torch.func.vmap(UpsampledSum.apply)(*stacked)[1], 2 * plain_sum(*maps))
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])

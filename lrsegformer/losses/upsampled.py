@@ -5,6 +5,9 @@ import torch
 from lrsegformer.bilinear import BandedUpsampling, full_precision_products
 from lrsegformer.errors import InputError
 
+# Logits of an image that differ by no more than this are exponentiated around their middle: between e^-30 and e^30.
+SAFE_SPREAD = 60
+
 
 @torch.library.custom_op("lrsegformer::upsampled_cross_entropy", mutates_args=())
 def upsampled_cross_entropy(
@@ -45,11 +48,15 @@ def upsampled_cross_entropy(
     gradients = torch.zeros_like(logits if with_gradient else logits[:0], memory_format=torch.contiguous_format)
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
     normaliser = total_weight.clamp_min(torch.finfo(logits.dtype).tiny)
-    band_loss = _sigmoid_band if num_labels == 1 else _softmax_band
+    softmax = num_labels > 1
+    band_loss = _softmax_band if softmax else _sigmoid_band
     with full_precision_products():
         for image in range(batch):
             gradient = gradients[image] if with_gradient else None
-            for rows, upsampled in upsampling.bands_of(logits[image], gradient):
+            middle = _middle(logits[image]) if softmax else None
+            for rows, upsampled in upsampling.bands_of(logits[image], gradient, middle):
+                if softmax and middle is None:
+                    upsampled.sub_(upsampled.amax(dim=1, keepdim=True))
                 total += band_loss(upsampled, labels[image, rows], valid[image, rows], class_weights, label_smoothing)
     return (total / normaliser).to(logits.dtype), gradients.div_(normaliser)
 
@@ -82,13 +89,28 @@ def _keep_gradient(ctx, inputs, output) -> None:
 
 def _scaled_gradient(ctx, loss_gradient, _):
     gradient, logits = ctx.saved_tensors
-    scaled = None if loss_gradient is None else gradient * loss_gradient
-    if scaled is not None and torch.is_grad_enabled():
+    if loss_gradient is None:
+        return (None,) * 7
+    scaled = gradient * loss_gradient
+    if torch.is_grad_enabled():
         scaled = _DifferentiableOnce.apply(scaled, logits)
-    return scaled, None, None, None, None, None, None
+    return scaled, *(None,) * 6
 
 
 upsampled_cross_entropy.register_autograd(_scaled_gradient, setup_context=_keep_gradient)
+
+
+def _middle(logits: torch.Tensor) -> torch.Tensor | None:
+    """
+    The middle of an image's logits where it may be subtracted in place of each pixel's largest one, else `None`.
+
+    Upsampled logits lie between the smallest and the largest of the image, so none is further than half the spread
+    from the middle.
+    """
+    if logits.device.type != "cpu":
+        return None  # Asking would wait for the device.
+    lowest, highest = logits.aminmax()
+    return (lowest + highest) / 2 if highest - lowest <= SAFE_SPREAD else None
 
 
 def _softmax_band(
@@ -99,7 +121,8 @@ def _softmax_band(
     label_smoothing: float,
 ) -> torch.Tensor:
     """
-    The summed loss of a band, whose logits `(rows, num_labels, columns)` are overwritten by their gradient.
+    The summed loss of a band, whose logits `(rows, num_labels, columns)` are overwritten by their gradient. Their
+    exponentials have to be finite, and those of a pixel must not all vanish.
 
     With p the softmax and t the target, a vector of weights, the loss of a pixel is `sum(t) log(sum(exp(z))) - t z`
     and its gradient `sum(t) p - t`. t holds `(1 - smoothing) w_y` at the label y, and `smoothing / num_labels * w_k`
@@ -110,7 +133,6 @@ def _softmax_band(
     counted = valid[:, None].to(logits.dtype)
     hard = counted if class_weights is None else counted * class_weights[indices]
     amount = hard
-    logits.sub_(logits.amax(dim=1, keepdim=True))
     if label_smoothing > 0:
         weights = logits.new_ones(num_labels) if class_weights is None else class_weights
         spread = weights * (label_smoothing / num_labels)

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from lrsegformer.bilinear import interpolation_matrices, upsampled_sum
+from lrsegformer.bilinear import interpolation_matrices
 from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, at_least_float32
 from lrsegformer.layers.registry import STRATEGIES
+from lrsegformer.models.classify import classify, multiply_pixels
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.normalization import CenteringBatchNorm2d
-from lrsegformer.models.relu_dropout import relu_dropout
+from lrsegformer.upsampled_sum import upsampled_sum
 
 
 class DecodeHeadMaps(NamedTuple):
@@ -113,17 +114,15 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         by another linear part of that form.
         """
         matrices, bias = self.folded_maps() if linear_part is None else linear_part
-        features = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
+        finest, *coarser = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
         parts = []
-        for matrix, feature in zip(matrices, features, strict=True):
-            maps = matrix.to(feature.dtype).expand(feature.shape[0], -1, -1)
-            if feature is features[-1]:
-                # Upsampling leaves a constant as it is, so the bias is added where the map is smallest.
-                part = torch.baddbmm(bias.to(feature.dtype)[:, None], maps, feature.flatten(2))
-            else:
-                part = torch.bmm(maps, feature.flatten(2))
-            parts.append(part.view(feature.shape[0], -1, *feature.shape[2:]))
-        return upsampled_sum(*parts)
+        for matrix, feature in zip(matrices[1:], coarser, strict=True):
+            # Upsampling leaves a constant as it is, so the bias is added where the map is smallest.
+            parts.append(multiply_pixels(matrix, feature, bias if feature is coarser[-1] else None))
+        if not parts:
+            return multiply_pixels(matrices[0], finest, bias)
+        dtype = parts[0].dtype
+        return upsampled_sum(matrices[0].to(dtype), finest.to(dtype), *parts)
 
     def forward(
         self, encoder_hidden_states: Sequence[torch.Tensor], return_fused: bool = False, **kwargs
@@ -134,22 +133,22 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         """
         if not self.training and not return_fused:
             maps = self._merged or self.eval_maps()
-            hidden_states = self.activation(self.fuse(encoder_hidden_states, (maps.matrices, maps.bias)))
-            return _classified(hidden_states, maps.classifier, maps.classifier_bias)
+            hidden_states = self.fuse(encoder_hidden_states, (maps.matrices, maps.bias)).relu_()
+            return multiply_pixels(maps.classifier, hidden_states, maps.classifier_bias)
         probability = self.dropout.p if self.training else 0.0
+        norm = None
         if isinstance(self.batch_norm, CenteringBatchNorm2d):
             matrices, bias = self.folded_maps()
             follows = self.batch_norm.training
             mean = self._mean_of_fused(encoder_hidden_states, matrices, bias) if follows else None
             shift = self.batch_norm.centring_shift(mean)
             # The shift goes where the bias goes, so that centring needs no pass over the fused features.
-            normalised = self.fuse(encoder_hidden_states, (matrices, bias + shift))
-            fused = normalised.detach() - shift.detach()[:, None, None] if return_fused else None
+            maps = self.fuse(encoder_hidden_states, (matrices, bias + shift))
+            fused = maps.detach() - shift.detach()[:, None, None] if return_fused else None
         else:
-            fused = self.fuse(encoder_hidden_states)
-            normalised = self.batch_norm(fused)
-        hidden_states = relu_dropout(normalised, probability)
-        logits = _classified(hidden_states, plain_matrix(self.classifier), self.classifier.bias)
+            fused = maps = self.fuse(encoder_hidden_states)
+            norm = self.batch_norm
+        logits = classify(maps, probability, plain_matrix(self.classifier), self.classifier.bias, norm)
         return (logits, fused) if return_fused else logits
 
     def _mean_of_fused(
@@ -228,9 +227,3 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         batch_size, length, channels = hidden_state.shape
         side = int(length**0.5)
         return hidden_state.transpose(1, 2).reshape(batch_size, channels, side, side)
-
-
-def _classified(hidden_states: torch.Tensor, classifier: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """The classifier's matrix `(num_labels, channels)` at every pixel, in the precision of its inputs."""
-    weight = classifier.to(hidden_states.dtype)[:, :, None, None]
-    return nn.functional.conv2d(hidden_states, weight, bias.to(hidden_states.dtype))

@@ -111,11 +111,25 @@ def test_any_sizes(size, label_size, classes, batch, ignored, dtype, weighted, l
 @pytest.mark.parametrize("label_size", [(33, 50), (6, 7), (3, 2), (1, 90)])
 def test_any_bands(monkeypatch, label_size, classes, entries):
     monkeypatch.setattr(bilinear, "BAND_ENTRIES_ON_CPU", entries)
+    monkeypatch.setattr(bilinear, "FEWEST_ROWS", 1)
     monkeypatch.setattr(bilinear, "BANDS_OF_SLAB", 2)
     monkeypatch.setattr(bilinear, "BLOCK_COLUMNS", 5)
     weights = torch.linspace(0.5, 2.0, classes)
     for ignored in ("none", "rows"):
         assert_equals_reference(*make_case(classes, (6, 7), label_size, 2, ignored), weights, 0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [-100.0, 0.0, 40.0])
+@pytest.mark.parametrize("spreads", [(59.9, 61.0), (300.0, 10.0), (0.0, 1e4)])
+def test_any_spread_and_offset_of_the_logits(spreads, offset, dtype):
+    """Both ways to keep exponentials finite, in one batch."""
+    logits, labels = make_case(5, (6, 7), (23, 30), 2)
+    logits = logits.detach()
+    lowest, highest = logits.amin(dim=(1, 2, 3), keepdim=True), logits.amax(dim=(1, 2, 3), keepdim=True)
+    scales = torch.tensor(spreads, dtype=logits.dtype).view(-1, 1, 1, 1) / (highest - lowest)
+    logits = (logits * scales + offset).to(dtype).requires_grad_()
+    assert_equals_reference(logits, labels, torch.linspace(0.5, 2.0, 5), 0.1)
 
 
 @pytest.mark.parametrize("weights", [[1.0, 0.0, 3.0, 0.25], torch.tensor([2, 1, 1, 5]), (1, 1, 1, 1)])

@@ -1,0 +1,23 @@
+"""When tensors may be worked on piece by piece, each piece small enough for the cache of a CPU."""
+
+import torch
+
+
+def works_in_chunks(*tensors: torch.Tensor) -> bool:
+    """
+    Whether all tensors lie in a CPU's memory, where results can be written piece by piece.
+
+    Not on other devices, not while torch.compile traces, and not under vmap or a gradient of many cotangents at once,
+    whose tensors have no memory of their own.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return all(tensor.device.type == "cpu" and _has_memory(tensor) for tensor in tensors)
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    try:
+        tensor.untyped_storage()
+    except NotImplementedError:
+        return False
+    return True
