@@ -10,6 +10,7 @@ import yaml
 
 from lrsegformer import STRATEGIES
 from lrsegformer.data.arguments import DataArguments
+from lrsegformer.robustness.arguments import RobustnessArguments
 from lrsegformer.training import LRSegformerTrainingArguments
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.short_names import SHORT_NAMES
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIELDS = {
     field.name
-    for kind in (ModelArguments, DataArguments, LRSegformerTrainingArguments)
+    for kind in (ModelArguments, DataArguments, LRSegformerTrainingArguments, RobustnessArguments)
     for field in dataclasses.fields(kind)
 }
 # Options of our command lines that are no fields, and options of accelerate.
