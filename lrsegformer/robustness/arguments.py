@@ -24,6 +24,7 @@ class Attack:
         tasks, norms (`tuple[str, ...]`): those that it has.
         steps (`int`, *optional*): by default; queries of a black box; `None` where there is no such number.
         takes_steps, takes_restarts, takes_targets (`bool`): whether it follows `--steps`, `--restarts`, `--targeted`.
+        draws_by_batch (`bool`): whether its random numbers, and so what it finds, hang on `--batch_size`.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Attack:
     takes_steps: bool = False
     takes_restarts: bool = False
     takes_targets: bool = False
+    draws_by_batch: bool = False
 
 
 def _by_gradient(what: str, **options: Any) -> Attack:
@@ -52,8 +54,8 @@ ATTACKS = {
         takes_restarts=False,
         takes_targets=False,
     ),
-    "autoattack": Attack("AutoAttack standard, through pyautoattack", tasks=TASKS[1:]),
-    "square": Attack("AutoAttack's black box, 5000 queries", tasks=TASKS[1:], steps=5000),
+    "autoattack": Attack("AutoAttack standard, through pyautoattack", tasks=TASKS[1:], draws_by_batch=True),
+    "square": Attack("AutoAttack's black box, 5000 queries", tasks=TASKS[1:], steps=5000, draws_by_batch=True),
     "fmn": Attack(
         "smallest l2 perturbations, through foolbox: one run of 200 steps for all radii",
         tasks=TASKS[1:],

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from lrsegformer.data import DataArguments, DataSplits
 from lrsegformer.errors import InputError
-from lrsegformer.robustness.arguments import RobustnessArguments, attack_conditions
+from lrsegformer.robustness.arguments import ATTACKS, RobustnessArguments, attack_conditions
 from lrsegformer.robustness.bench_data import corrupted, open_splits, shifted_sets, training_subset, validation_subset
 from lrsegformer.robustness.cells import CellFile, Condition, cell_key
 from lrsegformer.robustness.checkpoints import (
@@ -142,8 +142,8 @@ def _score_model(
     model = PixelModel(stock_or_ours, processor).to(state.device).eval()
     cells = []
     for number, (condition, data) in enumerate(tasks, start=1):
-        subset = data.subset.fingerprint
-        key = cell_key(weights, subset, condition, {"seed": arguments.seed, "names": list(data.names)})
+        options = _numbers_hang_on(arguments, condition, data)
+        key = cell_key(weights, data.subset.fingerprint, condition, options)
         progress = f"{checkpoint.label}, {condition.label} ({number} of {len(tasks)})"
         if key in finished:
             logger.info(f"{progress}: finished before.")
@@ -162,7 +162,7 @@ def _score_model(
             "class_names": list(data.names),
             "images": len(data.subset),
             "of": data.subset.total,
-            "subset": subset,
+            "subset": data.subset.fingerprint,
             "seed": arguments.seed,
             "seconds": round(time.monotonic() - start, 3),
             "device": state.device.type,
@@ -176,6 +176,14 @@ def _score_model(
         logger.info(f"{progress}: {cell['seconds']:.1f} s.")
         cells.append(cell)
     return cells, bound
+
+
+def _numbers_hang_on(arguments: RobustnessArguments, condition: Condition, data: ScoredData) -> dict[str, Any]:
+    """What changes a cell's numbers besides weights, images and condition."""
+    options = {"seed": arguments.seed, "names": list(data.names)}
+    if condition.kind == "attack" and ATTACKS[condition.name].draws_by_batch:
+        options["batch_size"] = arguments.batch_size
+    return options
 
 
 def _save_samples(

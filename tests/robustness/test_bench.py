@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import confusion_counts, scores_from_counts
 from lrsegformer.robustness import bench
 from lrsegformer.robustness.arguments import BenchDataArguments, RobustnessArguments
-from lrsegformer.robustness.cells import CellFile
+from lrsegformer.robustness.cells import CellFile, Condition
 from lrsegformer.robustness.corruptions import corrupt, image_seed
 from lrsegformer.robustness.pgd import pgd
 from lrsegformer.robustness.pixel_model import PixelModel
@@ -177,6 +178,22 @@ def test_other_weights_under_the_same_name_are_computed_anew(models, tmp_path, m
         SegformerImageProcessorPil().save_pretrained(folder)
         bench.run_bench(RobustnessArguments(models=[str(folder)], output_dir=str(tmp_path / "report")), DATA)
     assert len(measured) == 2
+
+
+@pytest.mark.parametrize(
+    ("attack", "hangs"), [("pgd", False), ("apgd", False), ("square", True), ("autoattack", True)]
+)
+def test_cells_of_attacks_that_draw_for_a_whole_batch_hang_on_its_size(finished, models, attack, hangs):
+    data = SimpleNamespace(names=("a", "b"))
+    found = [
+        bench._numbers_hang_on(
+            dataclasses.replace(make_arguments(models, finished[0]), batch_size=size),
+            Condition("attack", attack),
+            data,
+        )
+        for size in (4, 8)
+    ]
+    assert (found[0] != found[1]) == hangs
 
 
 def test_two_processes_give_the_results_of_one(models, tmp_path):
