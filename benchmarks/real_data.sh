@@ -5,6 +5,7 @@
 #     LRSEGFORMER_DATA=path/to/data benchmarks/real_data.sh camvid none 1800 runs/camvid-baseline
 #     LRSEGFORMER_DATA=path/to/data benchmarks/real_data.sh camvid stable_softplus 1800 runs/camvid-stable_softplus
 #     LRSEGFORMER_DATA=path/to/data benchmarks/real_data.sh camvid <strategy> 120 runs/camvid-120-<strategy>
+#     LRSEGFORMER_DATA=path/to/data benchmarks/real_data.sh camvid <strategy> 600 runs/<strategy>   # for scripts/robustness.py
 #     LRSEGFORMER_DATA=path/to/data benchmarks/real_data.sh tiny_imagenet stable_softplus 2400 runs/tiny-stable_softplus
 #     LRSEGFORMER_DATA=path/to/data benchmarks/real_data.sh tiny_imagenet_smoothed stable_softplus 1200 runs/tiny-smoothed
 #

@@ -8,6 +8,8 @@ from typing import Any
 
 from lrsegformer.evaluation.figures import new_figure, palette, write_figure
 
+# Told apart by colour-blind readers, too (Okabe and Ito, "Color Universal Design", 2008).
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _AXIS_NAMES = {"linf": "linf radius, in 1/255", "l2": "l2 radius"}
@@ -34,7 +36,8 @@ def save_robustness_curves(
         figure.text(0.5, 0.5, "Neither attacks nor corruptions were asked for.", ha="center")
         return write_figure(figure, path)
     models = list(dict.fromkeys(row["model"] for row in rows))
-    colours = dict(zip(models, palette(len(models)) / 255.0 * 0.8, strict=True))
+    several = _COLOURS if len(models) <= len(_COLOURS) else palette(len(models)) / 255.0 * 0.8
+    colours = dict(zip(models, several, strict=False))
     handles: dict[str, Any] = {}
     for row_number, (score, score_name) in enumerate(scores.items()):
         for column_number, column in enumerate(columns):
@@ -55,6 +58,8 @@ def save_robustness_curves(
                     linewidth=1.4,
                     label=label,
                 )
+            if column == "severity":
+                axes.set_xticks(range(1 + max(row["severity"] for row in rows if row["kind"] == "corruption")))
             axes.set_ylim(bottom=0)
     legend = figure.legend(
         handles=list(handles.values()), loc="outside lower center", ncols=3, fontsize=8, frameon=False
