@@ -7,26 +7,23 @@ LRSegformer: fine-tune SegFormer with Lipschitz-constrained heads on Hugging Fac
 import os
 from importlib import import_module
 
+from lrsegformer._lazy import lazy_attributes
+
 __version__ = "0.1.0"
 
 _HOMES = {
-    "STRATEGIES": "lrsegformer.layers",
-    "build_lipschitz_linear": "lrsegformer.layers",
-    "InputError": "lrsegformer.errors",
-    "LRSegformerConfig": "lrsegformer.models",
-    "LRSegformerForImageClassification": "lrsegformer.models",
-    "LRSegformerForSemanticSegmentation": "lrsegformer.models",
-    "LRSegformerTrainer": "lrsegformer.training",
-    "LRSegformerTrainingArguments": "lrsegformer.training",
+    "STRATEGIES": "layers",
+    "build_lipschitz_linear": "layers",
+    "InputError": "errors",
+    "LRSegformerConfig": "models",
+    "LRSegformerForImageClassification": "models",
+    "LRSegformerForSemanticSegmentation": "models",
+    "LRSegformerTrainer": "training",
+    "LRSegformerTrainingArguments": "training",
 }
 
 __all__ = ["__version__", *_HOMES]
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_attributes(__name__, _HOMES)
 
 
 # Registering takes torch and transformers, seconds that `--help` does not have: the command lines set this mark before

@@ -1,7 +1,6 @@
 """Lipschitz layers: one strategy, one file. The classes are imported when they are asked for."""
 
-from importlib import import_module
-
+from lrsegformer._lazy import lazy_attributes
 from lrsegformer.layers.registry import STRATEGIES, build_lipschitz_conv1x1, build_lipschitz_linear
 
 _CLASSES = {
@@ -16,9 +15,4 @@ _CLASSES = {
 }
 
 __all__ = ["STRATEGIES", "build_lipschitz_conv1x1", "build_lipschitz_linear", *_CLASSES]
-
-
-def __getattr__(name: str):
-    if name not in _CLASSES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"lrsegformer.layers.{_CLASSES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _CLASSES)

@@ -106,13 +106,11 @@ class _Classify(torch.autograd.Function):
         kept = None if level == 0 else torch.empty(maps.shape, dtype=torch.bool)
         for image, pixels in _chunks(maps):
             at = image, slice(None), pixels
-            if kept is not None:
-                part = kept.flatten(2)[at]
+            part = None if kept is None else kept.flatten(2)[at]
+            if part is not None:
                 words = torch.empty((part.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
                 torch.ge(words.view(torch.int16)[: part.numel()].view(part.shape), level - LEVELS // 2, out=part)
-            hidden, _ = _classifier_input(maps.flatten(2)[at], scale, shift, statistics)
-            if kept is not None:
-                hidden.mul_(part).mul_(_scale_of_kept(level))
+            hidden, _ = _classifier_input(maps.flatten(2)[at], scale, shift, statistics, part, level)
             torch.addmm(bias[:, None], classifier, hidden, out=logits.flatten(2)[at])
         return logits, kept
 
@@ -136,9 +134,8 @@ class _Classify(torch.autograd.Function):
         of_scale, of_shift = (None, None) if statistics is None else (torch.zeros_like(scale), torch.zeros_like(shift))
         for image, pixels in _chunks(maps):
             at = image, slice(None), pixels
-            hidden, normalised = _classifier_input(maps.flatten(2)[at], scale, shift, statistics)
-            if kept is not None:
-                hidden.mul_(kept.flatten(2)[at]).mul_(_scale_of_kept(ctx.level))
+            part_kept = None if kept is None else kept.flatten(2)[at]
+            hidden, normalised = _classifier_input(maps.flatten(2)[at], scale, shift, statistics, part_kept, ctx.level)
             of_logits = gradient.flatten(2)[at]
             of_classifier.add_(torch.mm(of_logits, hidden.T))
             part = torch.mm(classifier.T, of_logits, out=of_maps.flatten(2)[at])
@@ -169,13 +166,22 @@ def _scale_of_kept(level: int) -> float:
 
 
 def _classifier_input(
-    maps: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, statistics: _BatchStatistics | None
+    maps: torch.Tensor,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    statistics: _BatchStatistics | None,
+    kept: torch.Tensor | None,
+    level: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The input of dropout at some pixels, `(channels, pixels)`, and the normalised maps, both new."""
+    """The classifier's input at some pixels, `(channels, pixels)`, and the normalised maps, both new."""
     if statistics is None:
-        return maps.clamp_min(0), None
-    normalised = maps.sub(statistics.mean).mul_(statistics.inverse_deviation)
-    return torch.addcmul(shift[:, None], normalised, scale[:, None]).clamp_min_(0), normalised
+        hidden, normalised = maps.clamp_min(0), None
+    else:
+        normalised = maps.sub(statistics.mean).mul_(statistics.inverse_deviation)
+        hidden = torch.addcmul(shift[:, None], normalised, scale[:, None]).clamp_min_(0)
+    if kept is not None:
+        hidden.mul_(kept).mul_(_scale_of_kept(level))
+    return hidden, normalised
 
 
 def _through_normalisation_(

@@ -9,8 +9,7 @@ lrsegformer.robustness.pgd import pgd`.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from lrsegformer._lazy import lazy_attributes
 
 _HOME_OF_NAME = {
     "AttackResult": "pgd",
@@ -23,11 +22,7 @@ _HOME_OF_NAME = {
 
 __all__ = sorted(_HOME_OF_NAME)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF_NAME[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _HOME_OF_NAME)
 
 
 def __dir__() -> list[str]:

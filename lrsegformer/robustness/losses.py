@@ -38,8 +38,18 @@ from lrsegformer.robustness.pixel_rules import Pixels, Rule
 IGNORE_INDEX = 255
 
 
+class _ValuesAlone:
+    """What objectives that give values and what is right are when called."""
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, step: int = 1, steps: int = 1, targeted: bool = False
+    ) -> Tensor:
+        """The values alone of [`values_and_right`]."""
+        return self.values_and_right(logits, labels, step, steps, targeted)[0]
+
+
 @dataclass(frozen=True)
-class PixelObjective:
+class PixelObjective(_ValuesAlone):
     """
     The mean of a rule over the pixels that count, image by image.
 
@@ -49,12 +59,6 @@ class PixelObjective:
 
     name: str
     rule: Rule
-
-    def __call__(
-        self, logits: Tensor, labels: Tensor, step: int = 1, steps: int = 1, targeted: bool = False
-    ) -> Tensor:
-        """The values alone of [`values_and_right`]."""
-        return self.values_and_right(logits, labels, step, steps, targeted)[0]
 
     def values_and_right(
         self, logits: Tensor, labels: Tensor, step: int = 1, steps: int = 1, targeted: bool = False
@@ -172,7 +176,7 @@ def _of_band(
 
 
 @dataclass(frozen=True)
-class LogitRatio:
+class LogitRatio(_ValuesAlone):
     """
     The difference of logits ratio: margin of the label over the distance from the largest logit to the third.
 
@@ -181,12 +185,6 @@ class LogitRatio:
     """
 
     name: str = "dlr"
-
-    def __call__(
-        self, logits: Tensor, labels: Tensor, step: int = 1, steps: int = 1, targeted: bool = False
-    ) -> Tensor:
-        """The values alone of [`values_and_right`]."""
-        return self.values_and_right(logits, labels, step, steps, targeted)[0]
 
     def values_and_right(
         self, logits: Tensor, labels: Tensor, step: int = 1, steps: int = 1, targeted: bool = False

@@ -1,6 +1,6 @@
 """Arguments, Trainer, and the fine-tuning run. The classes are imported when they are asked for."""
 
-from importlib import import_module
+from lrsegformer._lazy import lazy_attributes
 
 _HOMES = {
     "LRSegformerTrainer": "trainer",
@@ -8,9 +8,4 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"lrsegformer.training.{_HOMES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _HOMES)
