@@ -7,7 +7,6 @@ Score models under attack, corruption and shifted data.
 Stopped, the same command continues. `--help` lists the options.
 """
 
-import argparse
 import dataclasses
 import logging
 import os
@@ -16,16 +15,20 @@ import sys
 os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
 
 from lrsegformer.robustness.arguments import BenchDataArguments, RobustnessArguments
-from lrsegformer.training.command_line import run_or_explain
-from lrsegformer.training.parser import OneLineParser, config_to_options
+from lrsegformer.training.command_line import Remedies, run_or_explain
+from lrsegformer.training.parser import OneLineParser, config_to_options, find_config
 
 DESCRIPTION = "Score SegFormer models, ours or stock, under attack, corruption and shifted data."
+REMEDIES = Remedies(
+    out_of_memory="give a smaller --batch_size or a smaller --eval_size; finished cells are kept.",
+    stopped="finished cells are kept in cells.jsonl of the --output_dir; the same command continues.",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the bench; exits with status 2 after one line where the input is wrong."""
+    """Run the bench; exits after one line where the input is wrong or Ctrl-C stops it."""
     argv = sys.argv[1:] if argv is None else argv
-    run_or_explain(lambda: run(argv))
+    run_or_explain(lambda: run(argv), REMEDIES)
 
 
 def run(argv: list[str]) -> None:
@@ -42,9 +45,7 @@ def run(argv: list[str]) -> None:
 def parse_arguments(argv: list[str]) -> tuple[RobustnessArguments, BenchDataArguments]:
     parser = OneLineParser((RobustnessArguments, BenchDataArguments), description=DESCRIPTION)
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
-    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config.add_argument("--config")
-    file = config.parse_known_args(argv)[0].config
+    file = find_config(argv)
     known = {field.name for kind in parser.dataclass_types for field in dataclasses.fields(kind)}
     options = [] if file is None else config_to_options(file, known)
     namespace = vars(parser.parse_args(options + argv))

@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
 
 from lrsegformer.errors import InputError
 
@@ -13,10 +16,37 @@ DESCRIPTIONS = {
     "classification": "Fine-tune SegFormer for image classification with a Lipschitz-constrained classifier.",
 }
 INPUT_ERROR_STATUS = 2
+STOPPED_STATUS = 130  # 128 + SIGINT, as of a program that Ctrl-C ends
+# How long a process waits before it prints an error that another one may have to explain: longer than processes are
+# apart in finding the same mistake, and than a launcher takes to end the others once one has failed.
+PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """
+    What a command line advises where a run cannot go on, in words that end a line.
+
+    Attributes:
+        out_of_memory (`str`): the options that take less memory.
+        stopped (`str`): what is kept of a run that Ctrl-C stopped, and how it continues.
+    """
+
+    out_of_memory: str
+    stopped: str
+
+
+TRAINING_REMEDIES = Remedies(
+    out_of_memory=(
+        "give a smaller --per_device_train_batch_size (the total batch size stays the same, by accumulation), a "
+        "smaller --image_size, or --activation_checkpointing."
+    ),
+    stopped="the same command with --resume_from_checkpoint continues from the last checkpoint of its --output_dir.",
+)
 
 
 def main(task: str, argv: list[str] | None = None) -> None:
-    """Run the fine-tuning command line of `task`; exits with status 2 after one line where the input is wrong."""
+    """Run the fine-tuning command line of `task`; exits after one line where the input is wrong or Ctrl-C stops it."""
     argv = sys.argv[1:] if argv is None else argv
     run_or_explain(lambda: finetune_command(task, argv))
 
@@ -37,31 +67,55 @@ def command_without_folders(argv: list[str]) -> str:
     return re.sub(r"(--hub[_-]token[= ])\S+", r"\1...", command)
 
 
-def run_or_explain(run: Callable[[], None]) -> None:
-    """Call `run`; for a user's mistake or a lack of memory print one line and exit with status 2."""
+def run_or_explain(run: Callable[[], None], remedies: Remedies = TRAINING_REMEDIES) -> None:
+    """
+    Call `run`; where the user has to act, print one line and exit.
+
+    Of several processes under a launcher the first one (`RANK` 0) speaks. An error that another one has alone is
+    printed too, by that one, after a wait in which the launcher ends it if the first one has failed.
+
+    Args:
+        run (`Callable`): without arguments.
+        remedies ([`Remedies`], *optional*): those of the command line; of fine-tuning by default.
+
+    Raises:
+        `SystemExit`: with status 2 after a user's mistake or a lack of memory, with 130 after Ctrl-C.
+    """
+    try:
+        _run_or_fail(run, remedies)
+    except KeyboardInterrupt:
+        # Reaches all processes, so the others have nothing to add.
+        if _is_first():
+            print(f"stopped: {remedies.stopped}", file=sys.stderr)
+        sys.exit(STOPPED_STATUS)
+
+
+def _run_or_fail(run: Callable[[], None], remedies: Remedies) -> None:
     try:
         run()
     except InputError as error:
-        explanation = _own_line(str(error))
+        _fail(_own_line(str(error)))
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        explanation = (
-            "out of memory: give a smaller --per_device_train_batch_size (the total batch size stays the same, by "
-            "accumulation), a smaller --image_size, or --activation_checkpointing."
-        )
-    else:
-        return
-    if _speaks():
-        print(f"error: {explanation}", file=sys.stderr)
+        if _is_out_of_memory(error):
+            _fail(f"out of memory: {remedies.out_of_memory}")
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            # The end of another process is a RuntimeError here: its own line is not to drown in this traceback.
+            time.sleep(PATIENCE_SECONDS)
+        raise
+
+
+def _fail(explanation: str) -> NoReturn:
+    """Print the line and exit with status 2; another process than the first waits before it does."""
+    if not _is_first():
+        # Where the first process has the same error, it says so at once, and the launcher ends this one meanwhile.
+        time.sleep(PATIENCE_SECONDS)
+    print(f"error: {explanation}", file=sys.stderr)
     sys.exit(INPUT_ERROR_STATUS)
 
 
-def _speaks() -> bool:
-    """Whether this process prints its error: the first one, and every one once data differ between them."""
-    distributed = sys.modules.get("torch.distributed")
-    training_together = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    return training_together or os.environ.get("LOCAL_RANK", "0") == "0"
+def _is_first() -> bool:
+    """Whether this is the first of the processes that `torchrun` or `accelerate launch` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _own_line(message: str) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,20 @@ from lrsegformer.errors import InputError
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
 from lrsegformer.training.recipes import RECIPES
 
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+
 
 class OneLineParser(HfArgumentParser):
-    """[`~transformers.HfArgumentParser`] that raises its errors as [`InputError`] and takes no abbreviations."""
+    """
+    [`~transformers.HfArgumentParser`] that raises its errors as [`InputError`] and takes no abbreviations.
+
+    Negative numbers are values in every notation, so that the check of their range speaks.
+    """
 
     def __init__(self, dataclass_types: Any, **kwargs):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        # argparse has no public way to say so, and its own pattern takes -1e-3 and -5. for options.
+        self._negative_number_matcher = _NEGATIVE_NUMBER
 
     def error(self, message: str) -> None:
         raise InputError(f"{message}; see --help.")
@@ -46,6 +55,24 @@ def build_parser(task: str, description: str, training_class: type = TrainingDef
     )
     parser.set_defaults(**RECIPES[task])
     return parser
+
+
+def find_config(argv: list[str]) -> str | None:
+    """
+    The file that `--config` names on a command line, which has to be read before the other options can be parsed.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the option stands there without a file.
+    """
+    for position, option in enumerate(argv):
+        if option == "--config":
+            value = argv[position + 1 : position + 2]
+            if not value or value[0].startswith("--"):
+                raise InputError("--config needs a file: a YAML or JSON mapping of options.")
+            return value[0]
+        if option.startswith("--config="):
+            return option.removeprefix("--config=")
+    return None
 
 
 def config_to_options(path: str, known: set[str]) -> list[str]:
@@ -112,7 +139,7 @@ def parse_arguments(task: str, argv: list[str], description: str) -> tuple[Model
     if "--help_all" in argv:
         parser.parse_args(["--help"])
     in_file: list[str] = []
-    config_path = _config_path(argv)
+    config_path = find_config(argv)
     if config_path is not None:
         known = {item.name for kind in parser.dataclass_types for item in dataclasses.fields(kind) if item.init}
         in_file = config_to_options(config_path, known)
@@ -128,17 +155,6 @@ def parse_arguments(task: str, argv: list[str], description: str) -> tuple[Model
     except ValueError as error:  # transformers' own checks of the values.
         raise InputError(f"{' '.join(str(error).split())}; see --help_all.") from None
     return model_arguments, data_arguments, training_arguments
-
-
-def _config_path(argv: list[str]) -> str | None:
-    for position, option in enumerate(argv):
-        if option == "--config":
-            if position + 1 == len(argv):
-                raise InputError("--config needs a file: a YAML or JSON mapping of options.")
-            return argv[position + 1]
-        if option.startswith("--config="):
-            return option.removeprefix("--config=")
-    return None
 
 
 def _names(options: list[str]) -> set[str]:

@@ -1,6 +1,8 @@
 """What the bench is made of: conditions, keys, the file of cells, subsets, batches, and attacks by their names."""
 
 import dataclasses
+import json
+import resource
 
 import pytest
 import torch
@@ -22,11 +24,13 @@ def test_conditions_have_the_numbers_that_they_run_with():
     arguments = RobustnessArguments(models=["m"], attacks=["pgd", "sea"], eps=[1, 2], restarts=3)
     assert attack_conditions(arguments)[0] == Condition("attack", "pgd", "linf", 1, steps=20, restarts=3)
     assert [(one.steps, one.restarts) for one in attack_conditions(arguments)] == [(20, 3)] * 2 + [(300, 1)] * 2
-    arguments = RobustnessArguments(models=["m"], attacks=["fmn", "square"], norm="l2", eps=[1, 2], steps=5)
+    arguments = RobustnessArguments(models=["m"], attacks=["fmn", "square", "pgd"], norm="l2", eps=[1, 2], steps=5)
     assert [(one.name, one.radius, one.steps) for one in attack_conditions(arguments)] == [
         ("fmn", None, 200),
         ("square", 1, 5000),
         ("square", 2, 5000),
+        ("pgd", 1, 5),
+        ("pgd", 2, 5),
     ]
 
 
@@ -45,17 +49,102 @@ def test_key_of_a_cell_hangs_on_everything():
     assert key == cell_key("w", "d", condition, {"seed": 1}) and len({key, *others}) == 9
 
 
-def test_file_of_cells_refuses_what_is_no_cell(tmp_path):
-    file = CellFile(tmp_path / "new")
-    file.append({"key": "a", "value": 1})
-    file.append({"key": "a", "value": 2})
-    assert file.read() == {"a": {"key": "a", "value": 2}}
-    file.path.write_text('{"key": "a"}\nno cell\n{"key": "b"}\n')
-    with pytest.raises(InputError, match="cells.jsonl, line 2"):
+def make_cell(key="a", **changes):
+    """A cell as the bench keeps it; a field that is changed to `None` is left out."""
+    cell = {
+        "key": key,
+        "model": "m",
+        "weights": "w",
+        "condition": {"kind": "clean", "name": ""},
+        "num_labels": 2,
+        "class_names": ["one", "two"],
+        "images": 1,
+        "of": 1,
+        "subset": "s",
+        "seed": SEED,
+        "seconds": 0.1,
+        "device": "cpu",
+        "processes": 1,
+        "versions": {},
+        "counts": [[1, 0], [0, 1]],
+        "warnings": [],
+        **changes,
+    }
+    return {name: value for name, value in cell.items() if value is not None}
+
+
+GRADIENTS = {"counts": None, "warnings": None, "measured": {"small_gradient_share": 0.5}}
+
+
+def test_file_of_cells_keeps_the_later_of_two(tmp_path):
+    file = CellFile(tmp_path / "new" / "folder")
+    assert file.read() == {}
+    cells = [make_cell(seed=1), make_cell("b", **GRADIENTS), make_cell(seed=2)]
+    for cell in cells:
+        file.append(cell)
+    assert file.read() == {"a": cells[2], "b": cells[1]} == CellFile(tmp_path / "new" / "folder").read()
+
+
+NO_CELLS = {
+    "words": b"no cell",
+    "nothing": b"",
+    "no UTF-8": b"\xff\xfe",
+    "a number": b"3",
+    "endless lists": b"[" * 100_000,
+    "a key alone": b'{"key": "abc"}',
+    "no results": json.dumps(make_cell(counts=None)).encode(),
+    "counts without warnings": json.dumps(make_cell(warnings=None)).encode(),
+    "a key of another kind": json.dumps(make_cell(key=["a"])).encode(),
+    "a condition of another kind": json.dumps(make_cell(condition="clean")).encode(),
+    **{f"no {name}": json.dumps(make_cell(**{name: None})).encode() for name in make_cell() if name != "counts"},
+}
+
+
+@pytest.mark.parametrize("line", NO_CELLS.values(), ids=NO_CELLS)
+def test_file_of_cells_refuses_what_is_no_cell(tmp_path, line):
+    file = CellFile(tmp_path)
+    whole = json.dumps(make_cell()).encode()
+    content = whole + b"\n" + line + b"\n" + whole + b"\n"
+    file.path.write_bytes(content)
+    with pytest.raises(InputError, match="cells.jsonl, line 2: .*--output_dir"):
         file.read()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--output_dir"):
-        CellFile(tmp_path / "file" / "below")
+    assert file.path.read_bytes() == content
+
+
+def test_folder_that_takes_no_cells_is_refused_before_any_is_computed(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "taken" / "cells.jsonl").mkdir(parents=True)
+    for folder in (tmp_path / "file" / "below", tmp_path / "taken", "/proc", "/proc/below"):
+        with pytest.raises(InputError, match="cannot be .*: .*; give another") as error:
+            CellFile(folder)
+        assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_file_of_cells_that_is_gone_or_locked_is_explained(tmp_path):
+    file = CellFile(tmp_path)
+    file.path.unlink()
+    with pytest.raises(InputError, match="cells.jsonl cannot be read: No such file"):
+        file.read()
+    file.path.mkdir()
+    with pytest.raises(InputError, match="cells.jsonl cannot be written: Is a directory"):
+        file.append(make_cell())
+
+
+def test_full_disk_is_explained_and_finished_cells_are_kept(tmp_path):
+    file = CellFile(tmp_path)
+    file.append(make_cell("a"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A file that may not grow fails in the same place as a disk without room, a few bytes into the line.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.path.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cells.jsonl cannot be written: .*kept.*--output_dir"):
+            file.append(make_cell("b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert set(file.read()) == {"a"}
+    file.append(make_cell("c"))
+    assert set(file.read()) == {"a", "c"}
 
 
 def test_subset_is_seeded_and_sorted():

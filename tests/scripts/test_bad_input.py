@@ -149,6 +149,20 @@ def test_out_of_memory(explain, tiny, monkeypatch, error):
     assert_words(explain(*tiny, *DIGITS), "out of memory", "--per_device_train_batch_size")
 
 
+def test_interrupt(tiny, monkeypatch, tmp_path, capsys):
+    def train(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lrsegformer.training.finetune.LRSegformerTrainer.train", train)
+    with pytest.raises(SystemExit) as stop:
+        main("segmentation", [*tiny, *DIGITS])
+    assert stop.value.code == 130
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors and errors.splitlines()[-1].startswith("stopped: ")
+    assert_words(errors.splitlines()[-1], "--resume_from_checkpoint", "last checkpoint")
+
+
 def test_other_errors_are_not_hidden(tiny, monkeypatch, tmp_path):
     def train(*arguments, **options):
         raise RuntimeError("a bug")

@@ -1,5 +1,6 @@
 """scripts/robustness.py: what it says of bad input, and a run as a user makes it."""
 
+import functools
 import importlib.util
 import json
 import subprocess
@@ -23,25 +24,32 @@ print(status, sorted(set(heavy) & set(sys.modules)), file=sys.stderr)
 
 
 @pytest.fixture
-def explain(tmp_path, monkeypatch, capsys):
-    """Run a command line that has to fail with one clear line; gives that line."""
+def ends_with(tmp_path, monkeypatch, capsys):
+    """`ends_with(status, word, *options)`: run a command line that has to end with one line of that word; gives it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRSEGFORMER_PARSE_ONLY", "")  # put back after the test what loading the script changes
     specification = importlib.util.spec_from_file_location("robustness_script", SCRIPT)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
 
-    def run(*options):
+    def run(status, word, *options):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             script.main(list(options))
-        assert stop.value.code == 2
+        assert stop.value.code == status
         errors = capsys.readouterr().err
-        lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+        lines = [line for line in errors.splitlines() if line.startswith(f"{word}: ")]
         assert len(lines) == 1 and "Traceback" not in errors and errors.splitlines()[-1] == lines[0], errors
+        assert "usage:" not in errors
         return lines[0]
 
     return run
+
+
+@pytest.fixture
+def explain(ends_with):
+    """Run a command line that has to fail with one clear line; gives that line."""
+    return functools.partial(ends_with, 2, "error")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +89,7 @@ def test_options_that_make_no_sense(explain):
     assert_words(explain(*base, "--eps", "-1"), "--eps", "-1")
     assert_words(explain(*base, "--eps", "0"), "--eps", "0")
     assert_words(explain(*base, "--eps", "nan"), "--eps", "nan")
+    assert_words(explain(*base, "--eps", "1", "-1e-3"), "--eps", "-0.001", "above 0")
     assert_words(explain(*base, "--eps", "300"), "--eps", "1/255")
     assert_words(explain(*base, "--eps", "1", "--norm", "l1"), "--norm", "'l1'", "linf", "l2")
     assert_words(explain(*base), "--eps")
@@ -102,6 +111,8 @@ def test_configuration_file(explain, tmp_path):
     (tmp_path / "run.yaml").write_text("models: [nowhere]\nattacks: [pgd]\neps: [1, 2]\n")
     assert_words(explain("--config", "run.yaml"), "nowhere", "cannot be loaded")
     assert_words(explain("--config", "run.yaml", "--eps", "-3"), "--eps", "-3")
+    assert_words(explain("--config"), "--config", "needs a file")
+    assert_words(explain("--config=absent.yaml"), "absent.yaml", "cannot be read")
 
 
 def test_models_and_data_that_do_not_fit(explain, models, tmp_path):
@@ -135,6 +146,41 @@ def test_missing_package(explain, models, monkeypatch, tmp_path, package, instal
     assert not list(tmp_path.rglob("cells.jsonl")), "said before anything is computed"
 
 
+@pytest.fixture
+def fails_measuring(monkeypatch):
+    """`fails_measuring(error)`: the bench gets this error in its first cell."""
+    from lrsegformer.robustness import bench
+
+    def fail(error):
+        def measure(*arguments):
+            raise error
+
+        monkeypatch.setattr(bench, "measure", measure)
+
+    return fail
+
+
+def test_interrupt(ends_with, models, fails_measuring):
+    fails_measuring(KeyboardInterrupt())
+    line = ends_with(130, "stopped", "--models", models["digits"], *DIGITS, "--output_dir", "report")
+    assert_words(line, "finished cells", "cells.jsonl", "--output_dir", "same command continues")
+
+
+def test_out_of_memory(explain, models, fails_measuring):
+    fails_measuring(MemoryError())
+    line = explain("--models", models["digits"], *DIGITS, "--output_dir", "report")
+    assert_words(line, "out of memory", "--batch_size", "--eval_size")
+    assert "per_device" not in line and "checkpointing" not in line
+
+
+def test_output_folder_that_cannot_be_written(explain, models, fails_measuring, tmp_path):
+    fails_measuring(AssertionError("said before anything is computed"))
+    assert_words(explain("--models", models["digits"], *DIGITS, "--output_dir", "/proc"), "/proc", "--output_dir")
+    (tmp_path / "report" / "cells.jsonl").mkdir(parents=True)
+    line = explain("--models", models["digits"], *DIGITS, "--output_dir", "report")
+    assert_words(line, "report/cells.jsonl", "Is a directory", "--output_dir")
+
+
 def test_run_on_classification(run_script, models, tmp_path):
     options = ["--models", models["digits"], models["orthogonal"], *DIGITS, "--attacks", "pgd", "--norm", "l2"]
     options += ["--eps", "0.1", "1", "--steps", "3", "--output_dir", "report"]
@@ -149,9 +195,11 @@ def test_run_on_classification(run_script, models, tmp_path):
         assert accuracy[model, None] >= accuracy[model, 0.1] >= 0 and accuracy[model, None] >= accuracy[model, 1.0]
     assert report["bounds"]["orthogonal"]["guaranteed"] and report["bounds"]["digits"]["bound"] is None
     files = {file.name for file in (tmp_path / "report").iterdir()}
-    expected = "results.md results.json results.csv per_class.csv curves.png subset.txt run.yaml sheets cells.jsonl"
+    expected = "results.md results.json results.csv per_class.csv curves.png subsets run.yaml sheets cells.jsonl"
     assert files == set(expected.split())
     assert len(list((tmp_path / "report" / "sheets").glob("*.png"))) == 4
+    (subset,) = (tmp_path / "report" / "subsets").iterdir()
+    assert subset.stem == report["subset"] and len(subset.read_text().splitlines()) == 4
 
     # The report's own configuration says the same again, and nothing is computed twice.
     before = (tmp_path / "report" / "cells.jsonl").read_bytes()

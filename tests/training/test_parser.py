@@ -1,13 +1,14 @@
 """Command line and configuration file."""
 
 import json
+from dataclasses import dataclass, field
 
 import pytest
 import yaml
 
 from lrsegformer.errors import InputError
 from lrsegformer.training.outputs import write_run_config
-from lrsegformer.training.parser import arguments_to_config, parse_arguments
+from lrsegformer.training.parser import OneLineParser, arguments_to_config, find_config, parse_arguments
 
 
 def parse(*argv: str, task: str = "segmentation"):
@@ -135,8 +136,33 @@ def test_files_that_cannot_be_read(tmp_path):
         with pytest.raises(InputError, match="cannot be read") as error:
             parse("--config", str(path))
         assert str(path) in str(error.value)
-    with pytest.raises(InputError, match="--config needs a file"):
-        parse_arguments("segmentation", ["--config"], "test")
+    for argv in (["--config"], ["--config", "--use_cpu"]):
+        with pytest.raises(InputError, match="--config needs a file"):
+            parse_arguments("segmentation", argv, "test")
+
+
+def test_configuration_is_found_on_the_command_line():
+    assert find_config(["--strategy", "none"]) is None
+    assert find_config(["--strategy", "none", "--config", "a.yaml", "--use_cpu"]) == "a.yaml"
+    assert find_config(["--use_cpu", "--config=b.yaml"]) == "b.yaml"
+
+
+@dataclass
+class Numbers:
+    one: float = 0.0
+    many: list[float] = field(default_factory=list)
+
+
+@pytest.mark.parametrize("number", ["-1", "-0.5", "-.5", "-5.", "-1e-3", "-1E3", "-2.5e+1", "-.5e-10"])
+def test_negative_numbers_are_values(number):
+    parsed = OneLineParser(Numbers).parse_args(["--many", "1", number, "--one", number])
+    assert (parsed.one, parsed.many) == (float(number), [1.0, float(number)])
+
+
+@pytest.mark.parametrize("option", ["-e", "-1e", "-1e-3x", "-one", "--1e-3"])
+def test_what_is_no_negative_number_is_an_unknown_option(option):
+    with pytest.raises(InputError, match="--help"):
+        OneLineParser(Numbers).parse_args(["--one", "1", option])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +173,7 @@ def test_files_that_cannot_be_read(tmp_path):
         (["--lambda_lipp", "1"], ["--lambda_lipp"]),
         (["--lambda", "1"], ["--lambda"]),
         (["--learning_rate", "fast"], ["--learning_rate", "fast"]),
+        (["--lambda_lip", "-1e-3"], ["--lambda_lip", "-0.001"]),
         (["--eval_strategy", "sometimes"], ["sometimes"]),
         (["--lr_scheduler_type", "wavy"], ["wavy"]),
     ],
