@@ -125,14 +125,21 @@ class DataArguments:
             raise InputError(f"--crop_area_min is {self.crop_area_min}; give a share above 0 and at most 1")
         if self.score_at not in ("original", "resized"):
             raise InputError(f"--score_at is {self.score_at!r}; give `original` or `resized`")
-        given = {name: getattr(self, name) for name in FOLDER_OPTIONS}
-        missing = [f"--{name}" for name, value in given.items() if value is None]
-        if missing and len(missing) < len(given):
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        given = [name for name in FOLDER_OPTIONS if getattr(self, name) is not None]
+        missing = [f"--{name}" for name in self._needed_folders() if name not in given]
+        if given and missing:
             raise InputError(f"{', '.join(missing)} missing; image and mask folders come as four options together")
-        if not missing and self.dataset is not None:
+        if given and self.dataset is not None:
             raise InputError(
-                f"--dataset {self.dataset} and --train_images {self.train_images} both name the data; give one of them"
+                f"--dataset {self.dataset} and --{given[0]} {getattr(self, given[0])} both name the data; give one of "
+                "them"
             )
+
+    def _needed_folders(self) -> tuple[str, ...]:
+        return FOLDER_OPTIONS
 
 
 FOLDER_OPTIONS = ("train_images", "train_masks", "validation_images", "validation_masks")

@@ -95,7 +95,7 @@ def load_mask_folders(arguments: DataArguments) -> DataSource:
             for kind in ("images", "annotations")
         ]
     train, validation = MaskFolderSource(*folders[:2]), MaskFolderSource(*folders[2:])
-    is_ade20k = (root / "objectInfo150.csv").is_file() or train.pairs[0][0].stem.startswith("ADE_train_")
+    is_ade20k = (root / "objectInfo150.csv").is_file() or train.pairs[0][0].stem.startswith(("ADE_train_", "ADE_val_"))
     reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
     if arguments.class_names is not None:
         names = tuple(read_label_names(arguments.class_names))

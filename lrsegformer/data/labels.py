@@ -62,7 +62,7 @@ class LabelSpace:
     @property
     def ignore_index(self) -> int:
         """The value, in encoded masks, of pixels that never count: 255, or -100 with more than 255 classes."""
-        return 255 if self.num_labels <= 255 else -100
+        return ignore_index_of(self.num_labels)
 
     @property
     def mask_dtype(self) -> type[np.integer]:
@@ -114,6 +114,11 @@ class LabelSpace:
             f"{first + self.num_labels - 1}; void: {shown}); correct the mask, or set --ignore_label, "
             "--reduce_zero_label or --class_names"
         )
+
+
+def ignore_index_of(num_labels: int) -> int:
+    """The value, in encoded masks of so many classes, of pixels that never count: 255, or -100 above 255 classes."""
+    return 255 if num_labels <= 255 else -100
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from lrsegformer.data.examples import Example, ExampleSource
+from lrsegformer.data.imagenet import NUM_CLASSES, SUBSETS, imagenet_indices, subset_indices
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
 
@@ -115,8 +116,10 @@ def match_classes(
     """
     Finds the model's class for each class of a data set, where that is certain.
 
-    Tried in this order: wnids looked up in `synsets`; names that are the model's own; as many wnids as the model has
-    classes (their sorted order is the index); as many numbers as the model has classes.
+    Tried in this order: wnids looked up in `synsets`; names that are the model's own; for a model of 1000 classes,
+    which are taken to be ImageNet's, wnids of these; as many wnids as the model has classes (their sorted order is the
+    index); as many numbers as the model has classes; for `imagenet-a` and `imagenet-r` the numbers 0 to 199, which
+    count their classes by sorted wnid.
 
     Args:
         names (`Sequence[str]`): class names or folder names of the data set.
@@ -137,12 +140,17 @@ def match_classes(
     times = Counter(model_names)
     if all(times[name] == 1 for name in names):
         return _places(names, model_names)
-    if len(names) == len(model_names):
-        if all(_WNID.fullmatch(name) for name in names):
-            return _places(names, sorted(names))
-        numbers = [int(match[1]) for name in names if (match := _NUMBER.fullmatch(name))]
-        if sorted(numbers) == list(range(len(names))):
+    is_imagenet = len(model_names) == NUM_CLASSES
+    if is_imagenet and all(name in imagenet_indices() for name in names):
+        return tuple(imagenet_indices()[name] for name in names)
+    if len(names) == len(model_names) and all(_WNID.fullmatch(name) for name in names):
+        return _places(names, sorted(names))
+    numbers = [int(match[1]) for name in names if (match := _NUMBER.fullmatch(name))]
+    if sorted(numbers) == list(range(len(names))):
+        if len(names) == len(model_names):
             return tuple(numbers)
+        if is_imagenet and where in SUBSETS and len(names) == len(subset_indices(where)):
+            return tuple(subset_indices(where)[number] for number in numbers)
     unmatched = next(name for name in names if times[name] != 1)
     raise InputError(
         f"{where}: its {len(names)} classes (such as {unmatched!r}) are not known by name among the model's "

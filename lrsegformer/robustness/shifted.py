@@ -94,9 +94,8 @@ def load_imagenet_shift(
     """
     Opens ImageNet-V2, -A, -R or -Sketch, from the Hub or from a local folder `<folder>/<class>/*`.
 
-    The classes are matched as [`match_classes`] says: V2 and Sketch have all 1000, so their numbers or sorted wnids
-    are the model's indices. The 200 classes of -A and -R need their wnids (the folders are named by them; give
-    `synsets`) or, for the Hub copies, whose labels are bare numbers, a `mapping` file.
+    The classes are matched as [`match_classes`] says: for a model of ImageNet's 1000 classes nothing else is needed,
+    for a model of some of them `synsets` or a `mapping` file.
 
     Args:
         name (`str`): one of [`IMAGENET_SHIFTS`].
@@ -121,7 +120,7 @@ def load_imagenet_shift(
         reason = str(error).split(";")[0]
         raise InputError(
             f"{name}: {reason}; run once where the Hub can be reached, or fetch {shift.origin}, unpack it and give "
-            f"the folder that holds its {shift.num_classes} class folders"
+            f"the folder that holds its {shift.num_classes} class folders as --shifted {name}=FOLDER"
         ) from error
     return _shifted_set(name, opened.validation, opened.label_space.names, model, mapping, synsets)
 

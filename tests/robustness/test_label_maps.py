@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from lrsegformer.data.imagenet import SUBSETS, subset_indices
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.label_maps import ClassMap, match_classes, read_mapping
 
@@ -38,6 +39,19 @@ def test_classes_match_by_what_is_certain(tmp_path):
     assert match_classes([f"class_{index}" for index in range(12)], many, "x") == tuple(range(12))
     synsets = write(tmp_path / "synsets.txt", "".join(f"{wnid} a, b\n" for wnid in wnids))
     assert match_classes(["n00000009", "n00000002"], ANIMALS, "x", synsets) == (3, 1)
+
+
+def test_wnids_and_the_numbers_of_the_200_class_sets_are_known_to_imagenet_models():
+    thousand = [f"name {index}" for index in range(1000)]
+    # Tench, goldfish and toilet tissue: the first two classes and the last one.
+    assert match_classes(["n15075141", "n01440764", "n01443537"], thousand, "x") == (999, 0, 1)
+    for name in SUBSETS:
+        numbers = match_classes([f"class_{number}" for number in range(200)], thousand, name)
+        assert numbers == subset_indices(name)
+        with pytest.raises(InputError, match="give a class-mapping file"):
+            match_classes([f"class_{number}" for number in range(199)], thousand, name)
+    with pytest.raises(InputError, match="give a class-mapping file"):
+        match_classes([f"class_{number}" for number in range(200)], thousand, "objectnet")
 
 
 @pytest.mark.parametrize(
