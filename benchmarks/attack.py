@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import SegformerImageProcessorPil
 
-from lrsegformer.robustness.losses import find_objective
+from lrsegformer.robustness.objectives import find_objective
 from lrsegformer.robustness.pgd import pgd, value_and_gradient
 from lrsegformer.robustness.pixel_model import PixelModel
 from lrsegformer.robustness.threat import Threat

@@ -13,7 +13,7 @@ from lrsegformer._lazy import lazy_attributes
 
 _HOME_OF_NAME = {
     "AttackResult": "pgd",
-    "OBJECTIVES": "losses",
+    "OBJECTIVES": "objectives",
     "PixelModel": "pixel_model",
     "Threat": "threat",
     "fgsm": "pgd",

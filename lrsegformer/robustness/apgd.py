@@ -8,8 +8,16 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from lrsegformer.robustness.losses import Objective, find_objective, jensen_shannon
-from lrsegformer.robustness.pgd import AttackResult, BestIterates, check_attack, check_labels, random_starts
+from lrsegformer.robustness.losses import jensen_shannon
+from lrsegformer.robustness.objectives import Objective, find_objective
+from lrsegformer.robustness.pgd import (
+    AttackResult,
+    BestIterates,
+    check_attack,
+    check_finite,
+    check_labels,
+    random_starts,
+)
 from lrsegformer.robustness.threat import Threat
 
 MOMENTUM = 0.75
@@ -53,8 +61,8 @@ def apgd(
     Args:
         model (`torch.nn.Module`): from images in [0, 1] to logits, such as [`PixelModel`]; in eval mode.
         images (`torch.Tensor` of shape `(batch, channels, height, width)`): clean images in [0, 1].
-        labels (`torch.Tensor`): `(batch,)` classes, or `(batch, label_height, label_width)` maps in which 255 and
-            negative values do not count. Where targeted, the classes to be predicted.
+        labels (`torch.Tensor`): `(batch,)` classes, or `(batch, label_height, label_width)` maps in which negative
+            values and, up to 255 classes, 255 do not count. Where targeted, the classes to be predicted.
         threat ([`Threat`]): the ball.
         steps (`int`): gradient steps of a run; one takes one forward and one backward pass.
         objective (a value of `OBJECTIVES` or its name, *optional*): what is maximised.
@@ -73,10 +81,11 @@ def apgd(
     objective = find_objective(objective) if isinstance(objective, str) else objective
     check_attack(images, labels, steps, restarts, random_start=True, step_size=None)
     image_ids = range(len(images)) if image_ids is None else image_ids
-    ascent = _Ascent(model, images, labels, objective, targeted, BestIterates(images, labels, targeted), steps)
-    everything = torch.arange(len(images), device=images.device)
     logits = model(images)
     check_labels(labels, logits)
+    best = BestIterates(images, labels, logits.shape[1], targeted)
+    ascent = _Ascent(model, images, labels, objective, targeted, best, steps)
+    everything = torch.arange(len(images), device=images.device)
     ascent.best.consider(everything, images, *objective.values_and_right(logits, labels, targeted=targeted))
     for restart in range(restarts):
         rows = ascent.best.unfinished()
@@ -209,6 +218,7 @@ class _Ascent:
             logits = self.model(points)
             values, right = self.objective.values_and_right(logits, labels, step, self.steps, self.targeted)
             (gradient,) = torch.autograd.grad(values.sum(), points)
+        check_finite(gradient)
         if candidates:
             self.best.consider(rows, points, values, right)
         if self.objective.name in MASKED:

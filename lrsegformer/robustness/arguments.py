@@ -1,73 +1,27 @@
 """The options of the robustness bench. Light on purpose: `--help` imports this file, so no torch, no transformers."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from lrsegformer.data.arguments import DataArguments
+from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
 from lrsegformer.errors import InputError
+from lrsegformer.robustness.attack_table import ATTACKS, NORMS
 from lrsegformer.robustness.cells import Condition
 from lrsegformer.robustness.corruption_scores import SEVERITIES, corruption_names
 
-NORMS = ("linf", "l2")
-TASKS = ("segmentation", "classification")
 DEFAULT_SUBSET = 200
-
-
-@dataclass(frozen=True)
-class Attack:
-    """
-    What the options may say of an attack.
-
-    Attributes:
-        what (`str`): for `--help`.
-        tasks, norms (`tuple[str, ...]`): those that it has.
-        steps (`int`, *optional*): by default; queries of a black box; `None` where there is no such number.
-        takes_steps, takes_restarts, takes_targets (`bool`): whether it follows `--steps`, `--restarts`, `--targeted`.
-        draws_by_batch (`bool`): whether its random numbers, and so what it finds, hang on `--batch_size`.
-    """
-
-    what: str
-    tasks: tuple[str, ...] = TASKS
-    norms: tuple[str, ...] = NORMS
-    steps: int | None = None
-    takes_steps: bool = False
-    takes_restarts: bool = False
-    takes_targets: bool = False
-    draws_by_batch: bool = False
-
-
-def _by_gradient(what: str, **options: Any) -> Attack:
-    return Attack(what, **{"steps": 20, "takes_restarts": True, "takes_targets": True, **options}, takes_steps=True)
-
-
-ATTACKS = {
-    "fgsm": Attack("one full step on the cross-entropy", takes_targets=True),
-    "pgd": _by_gradient("projected gradient on the cross-entropy"),
-    "segpgd": _by_gradient("PGD whose weight moves from right to wrong pixels", tasks=TASKS[:1]),
-    "cospgd": _by_gradient("PGD weighted by the cosine of prediction and truth", tasks=TASKS[:1]),
-    "apgd": _by_gradient("PGD whose step adapts, on an objective that the scale of logits cannot flatten"),
-    "sea": _by_gradient(
-        "three objectives by APGD with 300 steps each, the worst of them for each image",
-        tasks=TASKS[:1],
-        steps=300,
-        takes_restarts=False,
-        takes_targets=False,
-    ),
-    "autoattack": Attack("AutoAttack standard, through pyautoattack", tasks=TASKS[1:], draws_by_batch=True),
-    "square": Attack("AutoAttack's black box, 5000 queries", tasks=TASKS[1:], steps=5000, draws_by_batch=True),
-    "fmn": Attack(
-        "smallest l2 perturbations, through foolbox: one run of 200 steps for all radii",
-        tasks=TASKS[1:],
-        norms=NORMS[1:],
-        steps=200,
-    ),
-}
+# What other rows of a report are called.
+RESERVED_NAMES = ("clean", "train", "gradients", "reliability")
 
 
 @dataclass
 class BenchDataArguments(DataArguments):
-    """[`DataArguments`] of which the bench scores a seeded subset of the validation split."""
+    """
+    [`DataArguments`] of which the bench scores a seeded subset of the validation split.
+
+    Of the four folder options the two for training may be left out: only the gap between training and validation needs
+    them.
+    """
 
     max_eval_samples: int | None = field(
         default=None,
@@ -76,6 +30,20 @@ class BenchDataArguments(DataArguments):
             f"{DEFAULT_SUBSET}; the tables say how many of how many."
         },
     )
+
+    @property
+    def lacks_training_folders(self) -> bool:
+        """Whether the data are the validation folders alone."""
+        return self.validation_images is not None and self.train_images is None and self.train_masks is None
+
+    def with_training_folders(self) -> "BenchDataArguments":
+        """The same options; where the training folders were left out, the validation folders stand in for them."""
+        if not self.lacks_training_folders:
+            return self
+        return replace(self, train_images=self.validation_images, train_masks=self.validation_masks)
+
+    def _needed_folders(self) -> tuple[str, ...]:
+        return FOLDER_OPTIONS[2:] if self.lacks_training_folders else FOLDER_OPTIONS
 
 
 def _attack_help() -> str:
@@ -102,11 +70,15 @@ class RobustnessArguments:
             "help": "Radii, in 1/255 for linf and plain for l2, of pixels from 0 to 1 whatever the normalisation."
         },
     )
-    steps: int | None = field(default=None, metadata={"help": "Steps of pgd, segpgd, cospgd, apgd (20), sea (300)."})
+    steps: int | None = field(
+        default=None, metadata={"help": "Steps of pgd, segpgd, cospgd, apgd (20), sea (300), alma_prox (500)."}
+    )
     restarts: int = field(default=1, metadata={"help": "Random starts of pgd, segpgd, cospgd and apgd."})
     targeted: bool = field(
         default=False,
-        metadata={"help": "Attack towards a class drawn for each image (not sea, autoattack, square, fmn)."},
+        metadata={
+            "help": "Attack towards a class drawn for each image (not sea, autoattack, square, fmn, alma_prox)."
+        },
     )
     corruptions: list[str] = field(
         default_factory=list,
@@ -129,7 +101,10 @@ class RobustnessArguments:
     )
     synsets: str | None = field(
         default=None,
-        metadata={"help": "File whose line i begins with the wnid of the models' class i, for --shifted imagenet-*."},
+        metadata={
+            "help": "File whose line i begins with the wnid of the models' class i, for --shifted data in folders "
+            "named by wnid. Models of ImageNet's 1000 classes in their usual order need none."
+        },
     )
     reliability: bool = field(
         default=False,
@@ -170,6 +145,10 @@ class RobustnessArguments:
                 raise InputError(f"--severities {severity}: give whole numbers from 1 to 5")
         for attack in self.attacks:
             self._check_attack(attack)
+        self._check_used("steps", "takes_steps", self.steps is not None)
+        self._check_used("restarts", "takes_restarts", self.restarts > 1)
+        self._check_used("targeted", "takes_targets", self.targeted)
+        _check_set_names(self.shifted)
         if not self.models:
             raise InputError("--models needs at least one checkpoint")
         self._drop_repetitions()
@@ -182,6 +161,11 @@ class RobustnessArguments:
         if self.targeted and not ATTACKS[attack].takes_targets:
             fitting = ", ".join(name for name, other in ATTACKS.items() if other.takes_targets)
             raise InputError(f"--attacks {attack} has no targeted form here: with --targeted give {fitting}")
+
+    def _check_used(self, option: str, takes: str, given: bool) -> None:
+        if given and not any(getattr(ATTACKS[name], takes) for name in self.attacks):
+            fitting = ", ".join(name for name, attack in ATTACKS.items() if getattr(attack, takes))
+            raise InputError(f"--{option} is used by none of the attacks: leave it out, or give one of {fitting}")
 
     def _drop_repetitions(self) -> None:
         for name in ("models", "attacks", "eps", "corruptions", "severities", "shifted", "class_mappings"):
@@ -203,8 +187,7 @@ def attack_conditions(arguments: RobustnessArguments) -> list[Condition]:
         attack = ATTACKS[name]
         steps = arguments.steps if attack.takes_steps and arguments.steps is not None else attack.steps
         restarts = arguments.restarts if attack.takes_restarts else 1
-        # One run of a minimum-norm attack tells the accuracy at every radius.
-        for radius in [None] if name == "fmn" else arguments.eps:
+        for radius in [None] if attack.finds_radius else arguments.eps:
             conditions.append(
                 Condition(
                     "attack",
@@ -217,6 +200,15 @@ def attack_conditions(arguments: RobustnessArguments) -> list[Condition]:
                 )
             )
     return conditions
+
+
+def _check_set_names(shifted: list[str]) -> None:
+    names = [entry.split("=", 1)[0] for entry in shifted]
+    for entry, name in zip(shifted, names, strict=True):
+        if not name or name in RESERVED_NAMES:
+            raise InputError(f"--shifted {entry}: write NAME=FOLDER with a name of your own (not {name or 'nothing'})")
+        if names.count(name) > 1 and shifted.count(entry) == 1:
+            raise InputError(f"--shifted {entry}: the name {name} stands for two data sets; give each its own")
 
 
 def _check_names(option: str, given: list[str], known: tuple[str, ...]) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import SegformerImageProcessorPil
 from transformers.utils import logging
 
-from lrsegformer.data import DataArguments, DataSplits
+from lrsegformer.data import DataSplits
 from lrsegformer.errors import InputError
-from lrsegformer.robustness.arguments import ATTACKS, RobustnessArguments, attack_conditions
+from lrsegformer.robustness.arguments import BenchDataArguments, RobustnessArguments, attack_conditions
+from lrsegformer.robustness.attack_table import ATTACKS
 from lrsegformer.robustness.bench_data import corrupted, open_splits, shifted_sets, training_subset, validation_subset
 from lrsegformer.robustness.cells import CellFile, Condition, cell_key
 from lrsegformer.robustness.checkpoints import (
@@ -23,26 +23,31 @@ from lrsegformer.robustness.checkpoints import (
     check_classes,
     find_checkpoints,
     load_checkpoint,
+    load_processor,
     proven_bound,
     weights_fingerprint,
 )
-from lrsegformer.robustness.extras import require
+from lrsegformer.robustness.extras import install_name, require
 from lrsegformer.robustness.measuring import measure
 from lrsegformer.robustness.pixel_model import PixelModel
-from lrsegformer.robustness.report import write_report
+from lrsegformer.robustness.report import SHEETS, write_report, writing_to
 from lrsegformer.robustness.runs import Run, ScoredData, processes
-from lrsegformer.robustness.sheets import Sample, save_sheet
+from lrsegformer.robustness.sheets import save_sheet
 
 logger = logging.get_logger(__name__)
 
 PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "numpy", "pillow")
 # attack: package that it runs through.
-NEEDED_PACKAGES = {"autoattack": "pyautoattack", "square": "pyautoattack", "fmn": "foolbox"}
-_INSTALL_NAMES = {"imagecorruptions": "imagecorruptions-imaug"}
+NEEDED_PACKAGES = {
+    "autoattack": "pyautoattack",
+    "square": "pyautoattack",
+    "fmn": "foolbox",
+    "alma_prox": "adv_lib.attacks.segmentation",
+}
 Task = tuple[Condition, ScoredData]
 
 
-def run_bench(arguments: RobustnessArguments, data_arguments: DataArguments) -> dict[str, Any]:
+def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments) -> dict[str, Any]:
     """
     Score all models under all conditions and write the report; what an earlier run has finished is taken from it.
 
@@ -50,7 +55,7 @@ def run_bench(arguments: RobustnessArguments, data_arguments: DataArguments) -> 
 
     Args:
         arguments ([`RobustnessArguments`]): models and conditions.
-        data_arguments ([`~lrsegformer.data.DataArguments`]): the data set that the models were trained for.
+        data_arguments ([`BenchDataArguments`]): the data set that the models were trained for.
 
     Returns:
         `dict`: what `results.json` holds, in every process.
@@ -66,19 +71,23 @@ def run_bench(arguments: RobustnessArguments, data_arguments: DataArguments) -> 
     packages = needed_packages(arguments)
     for package in packages:
         require(package)
-    file = CellFile(arguments.output_dir)
+    if arguments.reliability and data_arguments.lacks_training_folders:
+        raise InputError(
+            "--reliability compares with training images: give --train_images and --train_masks, or leave it out"
+        )
     with state.main_process_first():
         splits = open_splits(data_arguments, task, arguments.seed)
         for checkpoint in checkpoints:
-            check_classes(checkpoint, splits.label_space.num_labels, splits.dataset_name)
+            check_classes(checkpoint, splits.label_space.names, splits.dataset_name)
+            # Read once before anything is computed: a broken file of the last model must not be found after hours.
+            load_processor(checkpoint)
+            load_checkpoint(checkpoint)
         data = validation_subset(splits, task, data_arguments.max_eval_samples, arguments.seed)
         tasks = plan(arguments, data_arguments, splits, task, data)
+    file = CellFile(arguments.output_dir)
     finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
     setting = {"seed": arguments.seed, "versions": _versions(packages), "score_at": data_arguments.score_at}
-    cells, bounds = [], {}
-    for checkpoint in checkpoints:
-        found, bounds[checkpoint.label] = _score_model(checkpoint, tasks, arguments, setting, finished, file)
-        cells += found
+    subsets = {scored.subset.fingerprint: scored.subset.names for _, scored in tasks if scored.clean is None}
     context = {
         "task": task,
         "dataset": splits.dataset_name,
@@ -86,18 +95,25 @@ def run_bench(arguments: RobustnessArguments, data_arguments: DataArguments) -> 
         "of": data.subset.total,
         "subset": data.subset.fingerprint,
         "class_names": list(data.names),
-        "bounds": bounds,
+        "bounds": {},
         **setting,
     }
+    cells: list[dict[str, Any]] = []
     report = None
-    if state.is_main_process:
-        report = write_report(arguments, data_arguments, cells, context, data.subset.names)
+    for checkpoint in checkpoints:
+        found, context["bounds"][checkpoint.label] = _score_model(
+            checkpoint, tasks, arguments, setting, finished, file
+        )
+        cells += found
+        # After each model, so that a run that is stopped has a report of those before.
+        if state.is_main_process:
+            report = write_report(arguments, data_arguments, cells, context, subsets)
     return broadcast_object_list([report])[0]
 
 
 def plan(
     arguments: RobustnessArguments,
-    data_arguments: DataArguments,
+    data_arguments: BenchDataArguments,
     splits: DataSplits,
     task: str,
     data: ScoredData,
@@ -130,13 +146,13 @@ def _score_model(
     tasks: list[Task],
     arguments: RobustnessArguments,
     setting: Mapping[str, Any],
-    finished: Mapping[str, Any],
+    finished: dict[str, Any],
     file: CellFile,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """All cells of a model, and the proven bound of its head."""
     state = processes()
     stock_or_ours = load_checkpoint(checkpoint)
-    processor = _processor(checkpoint)
+    processor = load_processor(checkpoint)
     weights = weights_fingerprint(stock_or_ours, [processor.image_mean, processor.image_std])
     bound = proven_bound(stock_or_ours)
     model = PixelModel(stock_or_ours, processor).to(state.device).eval()
@@ -170,9 +186,14 @@ def _score_model(
             "versions": setting["versions"],
             **results,
         }
+        cell["sheet"] = f"{checkpoint.label}-{condition.label}-{key[:6]}.png".replace("/", "-") if samples else None
         if state.is_main_process:
-            _save_samples(Path(arguments.output_dir), checkpoint, condition, samples, data)
+            if samples:
+                title = f"{checkpoint.label}, {condition.label}"
+                with writing_to(arguments.output_dir):
+                    save_sheet(samples, title, data.names, Path(arguments.output_dir) / SHEETS / cell["sheet"])
             file.append(cell)
+        finished[key] = cell
         logger.info(f"{progress}: {cell['seconds']:.1f} s.")
         cells.append(cell)
     return cells, bound
@@ -181,33 +202,13 @@ def _score_model(
 def _numbers_hang_on(arguments: RobustnessArguments, condition: Condition, data: ScoredData) -> dict[str, Any]:
     """What changes a cell's numbers besides weights, images and condition."""
     options = {"seed": arguments.seed, "names": list(data.names)}
-    if condition.kind == "attack" and ATTACKS[condition.name].draws_by_batch:
+    if condition.kind == "attack" and ATTACKS[condition.name].hangs_on_batch:
         options["batch_size"] = arguments.batch_size
     return options
 
 
-def _save_samples(
-    folder: Path, checkpoint: Checkpoint, condition: Condition, samples: list[Sample], data: ScoredData
-) -> None:
-    if samples:
-        name = checkpoint.label.replace("/", "-")
-        (folder / "sheets").mkdir(parents=True, exist_ok=True)
-        title = f"{checkpoint.label}, {condition.label}"
-        save_sheet(samples, title, data.names, folder / "sheets" / f"{name}-{condition.label}.png")
-
-
-def _processor(checkpoint: Checkpoint) -> SegformerImageProcessorPil:
-    try:
-        return SegformerImageProcessorPil.from_pretrained(checkpoint.name)
-    except OSError as error:
-        raise InputError(
-            f"--models {checkpoint.name} has no preprocessor_config.json, which says how images are normalised: give "
-            f"the folder of a finished run ({str(error).splitlines()[0]})"
-        ) from None
-
-
 def _versions(packages: list[str]) -> dict[str, str]:
-    names = [*PACKAGES, *(_INSTALL_NAMES.get(package, package) for package in packages)]
+    names = [*PACKAGES, *(install_name(package) for package in packages)]
     versions = {}
     for name in names:
         try:

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lrsegformer.data import DataArguments, DataSplits, load_data
+from lrsegformer.data import DataSplits, load_data
 from lrsegformer.data.arguments import FOLDER_OPTIONS
 from lrsegformer.data.dataset import ImageDataset
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.data.loading import DIGITS
 from lrsegformer.errors import InputError
-from lrsegformer.robustness.arguments import DEFAULT_SUBSET, RobustnessArguments
+from lrsegformer.robustness.arguments import DEFAULT_SUBSET, BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.cells import Condition
 from lrsegformer.robustness.corruptions import CorruptedDataset
 from lrsegformer.robustness.file_list import listed_images
+from lrsegformer.robustness.rows import IMAGENET_C
 from lrsegformer.robustness.runs import ScoredData
 from lrsegformer.robustness.shifted import (
     IMAGENET_SHIFTS,
@@ -29,11 +30,11 @@ from lrsegformer.robustness.subset import choose_indices, survey
 
 # Pixels stay in [0, 1]: each model normalises by its own statistics.
 _MEAN, _STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-IMAGENET_C = "imagenet-c"
 
 
-def open_splits(arguments: DataArguments, task: str, seed: int) -> DataSplits:
+def open_splits(arguments: BenchDataArguments, task: str, seed: int) -> DataSplits:
     """Both splits in full (of the built-in digits, as many as are asked for), with pixels in [0, 1]."""
+    arguments = arguments.with_training_folders()
     if arguments.dataset != DIGITS:
         arguments = replace(arguments, max_eval_samples=None, max_train_samples=None)
     return load_data(arguments, task, seed, _MEAN, _STD)
@@ -58,7 +59,7 @@ def corrupted(data: ScoredData, condition: Condition, seed: int) -> ScoredData:
 
 def shifted_sets(
     arguments: RobustnessArguments,
-    data_arguments: DataArguments,
+    data_arguments: BenchDataArguments,
     splits: DataSplits,
     task: str,
 ) -> list[tuple[Condition, ScoredData]]:
@@ -76,7 +77,11 @@ def shifted_sets(
     for entry in arguments.shifted:
         name, place = entry.split("=", 1) if "=" in entry else (entry, None)
         mapping = mappings.pop(name, None)
+        if place is not None and not Path(place).expanduser().exists():
+            raise InputError(f"--shifted {entry}: there is no file or folder {place}; check the path")
         if place is not None and Path(place).expanduser().is_file():
+            if mapping is not None:
+                raise InputError(f"--class_mappings {name}: {place} lists images of the data set, whose classes stay")
             dataset = listed_images(splits.validation, place)
             sets.append((Condition("shifted", name), _subset_of(dataset, splits.label_space, task, count, seed)))
         elif task == "segmentation":
@@ -103,7 +108,7 @@ def _other_masks(
     name: str,
     place: str | None,
     mapping: str | None,
-    data_arguments: DataArguments,
+    data_arguments: BenchDataArguments,
     splits: DataSplits,
     model_names: Sequence[str],
     seed: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSemanticSegmentation,
     PretrainedConfig,
     PreTrainedModel,
+    SegformerImageProcessorPil,
 )
 
 from lrsegformer.errors import InputError
@@ -36,15 +39,20 @@ class Checkpoint:
 
     Attributes:
         name (`str`): the folder or Hub id, as given.
-        label (`str`): what tables and files call it: the folder's last part, or all of `name` where two share that.
+        label (`str`): what tables and files call it: the folder's last part (of a `checkpoint-600` the last two), or
+            all of `name` where two share that.
         task (`str`): `"segmentation"` or `"classification"`.
-        num_labels (`int`): number of classes.
+        class_names (`tuple[str, ...]`): as its configuration has them, in the order of the logits.
     """
 
     name: str
     label: str
     task: str
-    num_labels: int
+    class_names: tuple[str, ...]
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.class_names)
 
 
 def find_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
@@ -55,12 +63,13 @@ def find_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
         [`~lrsegformer.errors.InputError`]: one cannot be reached or is no SegFormer with a head, or they differ in
         task or in the number of classes.
     """
-    short = {name: Path(name).resolve().name if Path(name).is_dir() else name for name in names}
+    short = {name: _short_name(name) for name in names}
     labels = {name: part if list(short.values()).count(part) == 1 else name for name, part in short.items()}
     checkpoints = []
     for name in names:
         config = _reach(name, lambda name=name: AutoConfig.from_pretrained(name))
-        checkpoints.append(Checkpoint(name, labels[name], _task_of(name, config), config.num_labels))
+        class_names = tuple(config.id2label[index] for index in sorted(config.id2label))
+        checkpoints.append(Checkpoint(name, labels[name], _task_of(name, config), class_names))
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if other.task != first.task:
@@ -76,12 +85,19 @@ def find_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
     return checkpoints
 
 
-def check_classes(checkpoint: Checkpoint, num_labels: int, dataset_name: str) -> None:
-    """Raises `InputError` where the data set has other classes than the model."""
-    if checkpoint.num_labels != num_labels:
+def check_classes(checkpoint: Checkpoint, class_names: Sequence[str], dataset_name: str) -> None:
+    """Raises `InputError` where the data set has other classes than the model, or the same in another order."""
+    if checkpoint.num_labels != len(class_names):
         raise InputError(
             f"--models {checkpoint.name} has {checkpoint.num_labels} classes, and the data set {dataset_name} has "
-            f"{num_labels}: give the data set that it was trained for, or --class_names"
+            f"{len(class_names)}: give the data set that it was trained for, or --class_names"
+        )
+    pairs = list(zip(checkpoint.class_names, class_names, strict=True))
+    if sorted(checkpoint.class_names) == sorted(class_names) and any(model != data for model, data in pairs):
+        place, (model, data) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise InputError(
+            f"--models {checkpoint.name} has the classes of the data set {dataset_name} in another order (class "
+            f"{place} is {model!r} to the model and {data!r} in the data): give --class_names in the model's order"
         )
 
 
@@ -90,7 +106,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
     The model in eval mode and float32, as its own class, ours or stock.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: the files cannot be read, or lack part of the model.
+        [`~lrsegformer.errors.InputError`]: the files cannot be read, lack part of the model, or hold NaN or infinity.
     """
     auto_class = _AUTO_CLASSES[checkpoint.task][1]
     model, info = _reach(
@@ -103,7 +119,29 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
             f"--models {checkpoint.name} lacks {len(missing)} tensors of the model ({missing[0]}, ...): give a "
             "fine-tuned checkpoint, not a backbone alone"
         )
+    for tensor_name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(
+                f"--models {checkpoint.name} holds values that are not finite (in {tensor_name}): its training went "
+                "astray; give an earlier checkpoint"
+            )
     return model.eval()
+
+
+def load_processor(checkpoint: Checkpoint) -> SegformerImageProcessorPil:
+    """
+    What says how images are normalised.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the checkpoint has none.
+    """
+    try:
+        return SegformerImageProcessorPil.from_pretrained(checkpoint.name)
+    except OSError as error:
+        raise InputError(
+            f"--models {checkpoint.name} has no preprocessor_config.json, which says how images are normalised: give "
+            f"the folder of a finished run ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def weights_fingerprint(model: PreTrainedModel, statistics: Sequence[Sequence[float]]) -> str:
@@ -130,6 +168,13 @@ def proven_bound(model: PreTrainedModel) -> dict[str, Any] | None:
     return {"strategy": report["strategy"], "scope": report["scope"], **report["head"]}
 
 
+def _short_name(name: str) -> str:
+    if not Path(name).is_dir():
+        return name
+    path = Path(os.path.abspath(name))  # not resolved: a link is called what the user called it
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("checkpoint-") else path.name
+
+
 def _task_of(name: str, config: PretrainedConfig) -> str:
     for architecture in config.architectures or []:
         for task, (ending, _) in _AUTO_CLASSES.items():
@@ -142,11 +187,14 @@ def _task_of(name: str, config: PretrainedConfig) -> str:
 
 
 def _reach(name: str, load: Any) -> Any:
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path and not Path(name).is_dir():
+        raise InputError(f"--models {name}: no such folder; check the path")
     try:
         return load()
     except InputError:
         raise
-    except (RepositoryNotFoundError, HFValidationError, OSError, ValueError) as error:
+    except (RepositoryNotFoundError, HFValidationError, SafetensorError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
             raise InputError(
                 f"--models {name} is gated: accept its terms on https://huggingface.co/{name} and run `hf auth login`"

@@ -71,13 +71,13 @@ class CorruptionSummary:
         per_corruption (`dict[str, float]`): mean over the severities that were measured.
         mean (`float`): mean of these.
         retention (`float`): `mean` over the clean score, such as mIoU_C / mIoU; nan where the clean score is 0.
-        in_memory_mce (`float`, *optional*): see [`in_memory_mce`]; `None` where it is not defined.
+        mce (`float`, *optional*): see [`mean_corruption_error`]; `None` where it is not defined.
     """
 
     per_corruption: dict[str, float]
     mean: float
     retention: float
-    in_memory_mce: float | None
+    mce: float | None
 
 
 def summarise_corruptions(
@@ -90,7 +90,7 @@ def summarise_corruptions(
         clean (`float`): the score of the same images without corruption.
         scores (`Mapping`): (corruption, severity) -> score; every corruption at the same severities.
         task (`str`, *optional*, defaults to `"segmentation"`):
-            For `"classification"` the scores are accuracies, and the in-memory mCE is given as well.
+            For `"classification"` the scores are accuracies, and the mean corruption error is given as well.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: there are no scores, a corruption is unknown, or the corruptions were
@@ -113,18 +113,18 @@ def summarise_corruptions(
         name: sum(scores[name, severity] for severity in expected) / len(expected) for name in severities
     }
     mean = sum(per_corruption.values()) / len(per_corruption)
-    mce = in_memory_mce(scores) if task == "classification" else None
+    mce = mean_corruption_error(scores) if task == "classification" else None
     return CorruptionSummary(per_corruption, mean, mean / clean if clean else math.nan, mce)
 
 
-def in_memory_mce(accuracies: Mapping[tuple[str, int], float]) -> float | None:
+def mean_corruption_error(accuracies: Mapping[tuple[str, int], float]) -> float | None:
     """
-    Mean corruption error in the manner of ImageNet-C, of images corrupted in memory.
+    The mCE of ImageNet-C, or of images corrupted in its manner.
 
     The mean over the 15 common corruptions c of `sum_s error(c, s) / sum_s error_AlexNet(c, s)` (arXiv 1903.12261,
-    section 4), as a share: 1 is as bad as AlexNet. The published images are JPEG files of 224 x 224 pixels and these
-    are not, so the figure is not comparable with published mCE, and it means something for the 1000 ImageNet classes
-    alone.
+    section 4), as a share: 1 is as bad as AlexNet. It means something for the 1000 ImageNet classes alone. The
+    published images are JPEG files of 224 x 224 pixels: of images corrupted in memory the figure is not comparable
+    with published mCE, and reports call it the in-memory mCE.
 
     Args:
         accuracies (`Mapping`): (corruption, severity) -> accuracy from 0 to 1.

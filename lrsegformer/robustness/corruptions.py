@@ -26,7 +26,7 @@ from lrsegformer.robustness.corruption_scores import (
     CorruptionSummary,
     check_corruption,
     corruption_names,
-    in_memory_mce,
+    mean_corruption_error,
     summarise_corruptions,
 )
 from lrsegformer.robustness.extras import require
@@ -42,7 +42,7 @@ __all__ = [
     "corrupt",
     "corruption_names",
     "image_seed",
-    "in_memory_mce",
+    "mean_corruption_error",
     "summarise_corruptions",
 ]
 

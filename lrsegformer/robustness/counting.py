@@ -24,6 +24,15 @@ class SparseTable(NamedTuple):
     places: np.ndarray
     counts: np.ndarray
 
+    def to_json(self) -> list[list[int]]:
+        """Places and counts."""
+        return [self.places.tolist(), self.counts.tolist()]
+
+    @classmethod
+    def from_json(cls, entries: Sequence[Sequence[int]]) -> SparseTable:
+        """What [`to_json`] was given."""
+        return cls(*(np.array(numbers, dtype=np.int64) for numbers in entries))
+
     def num_right(self, num_labels: int) -> int:
         """How many pixels are right."""
         return int(self.counts[self.places // num_labels == self.places % num_labels].sum())

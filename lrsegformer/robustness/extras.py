@@ -7,13 +7,14 @@ from types import ModuleType
 
 from lrsegformer.errors import InputError
 
-# What pip calls a package whose module has another name.
-_INSTALL_NAMES = {"imagecorruptions": "imagecorruptions-imaug"}
+# What pip calls a package whose module has another name, and the extra that brings one that `robustness` does not.
+_INSTALL_NAMES = {"imagecorruptions": "imagecorruptions-imaug", "adv_lib": "adv-lib"}
+_EXTRAS = {"adv_lib": "alma"}
 
 
 def require(package: str) -> ModuleType:
     """
-    Import an optional package of the extra `robustness`.
+    Import an optional package.
 
     Args:
         package (`str`): the module's name, such as `"foolbox"`.
@@ -22,16 +23,26 @@ def require(package: str) -> ModuleType:
         `ModuleType`: the module.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: it is not installed. A package that is installed but fails to import
-            something else raises its own error.
+        [`~lrsegformer.errors.InputError`]: it is not installed, or is and cannot be imported.
     """
+    name, extra = install_name(package), _EXTRAS.get(package.partition(".")[0], "robustness")
+    remedy = f"pip install lrsegformer[{extra}]"
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        # Some other module that the package misses is a broken installation, which its own message describes best.
-        if error.name != package.partition(".")[0]:
-            raise
-        name = _INSTALL_NAMES.get(package, package)
-        raise InputError(
-            f"this part of the robustness bench needs the package {name}: pip install lrsegformer[robustness]"
-        ) from None
+        if error.name == package.partition(".")[0]:
+            raise InputError(f"this part of the robustness bench needs the package {name}: {remedy}") from None
+        reason = error
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError is torchvision's, where it does not fit torch
+        reason = error
+    first_line = str(reason).strip().partition("\n")[0]
+    raise InputError(
+        f"the package {name} is installed but cannot be imported ({first_line}): mend the environment, such as by "
+        f"{remedy}, or leave out what needs it"
+    ) from reason
+
+
+def install_name(package: str) -> str:
+    """What pip calls the package of a module."""
+    top = package.partition(".")[0]
+    return _INSTALL_NAMES.get(top, top)

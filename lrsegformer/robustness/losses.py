@@ -1,5 +1,6 @@
 """
-Attack objectives: one value an image, to be maximised, on the upsampled logits that the reported decision is made of.
+Attack objectives of pixels: a value an image, to be maximised, on the upsampled logits that the reported decision is
+made of.
 
 With p the softmax of a pixel's upsampled logits z, y its label (or target) and q = p_y, the pixel objectives are
 functions of p whose gradient is a weight times `p - onehot(y)`: the cross entropy's, times what the rule says. So one
@@ -14,7 +15,6 @@ upsampled logits.
 | `jensen_shannon` | Jensen-Shannon divergence of softmax and one-hot label | arXiv 2306.12941 |
 | `masked_cross_entropy` | cross entropy where still right, 0 elsewhere | arXiv 2306.12941 |
 | `balanced_masked_cross_entropy` | the same, each class of the image weighing the same | arXiv 2306.12941 |
-| `dlr` | the margin over a difference of logits; classification only | arXiv 2003.01690 |
 
 The weights of segpgd, cospgd and the masks are constants to the gradient, as in their papers; cospgd's cosine is of
 the softmax, as in its authors' package.
@@ -22,7 +22,6 @@ the softmax, as in its authors' package.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -30,15 +29,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lrsegformer.bilinear import BandedUpsampling, full_precision_products
-from lrsegformer.errors import InputError
+from lrsegformer.data.labels import ignore_index_of
 from lrsegformer.losses import valid_pixels
 from lrsegformer.robustness import pixel_rules
 from lrsegformer.robustness.pixel_rules import Pixels, Rule
 
-IGNORE_INDEX = 255
 
-
-class _ValuesAlone:
+class ValuesAlone:
     """What objectives that give values and what is right are when called."""
 
     def __call__(
@@ -49,7 +46,7 @@ class _ValuesAlone:
 
 
 @dataclass(frozen=True)
-class PixelObjective(_ValuesAlone):
+class PixelObjective(ValuesAlone):
     """
     The mean of a rule over the pixels that count, image by image.
 
@@ -69,7 +66,7 @@ class PixelObjective(_ValuesAlone):
         Args:
             logits (`torch.Tensor`): at any resolution; upsampled bilinearly to the size of the labels, in float32 or
                 float64.
-            labels (`torch.Tensor`): any integer dtype. Pixels that are 255 or negative do not count; in classification
+            labels (`torch.Tensor`): any integer dtype. Pixels count as [`counted_pixels`] says; in classification
                 every label does.
             step (`int`), steps (`int`): the attack's step t, from 1, of T, for segpgd.
             targeted (`bool`): the labels are the classes to be predicted; the sign is flipped, so that the values are
@@ -106,6 +103,11 @@ class _ValuesWithGradient(torch.autograd.Function):
         return gradients * values_gradient.view(-1, *(1,) * (gradients.ndim - 1)), *(None,) * 6
 
 
+def counted_pixels(labels: Tensor, num_labels: int) -> Tensor:
+    """Mask of the pixels that count: not 255, which above 255 classes is a class like any other, and not negative."""
+    return valid_pixels(labels, ignore_index_of(num_labels))
+
+
 def _of_images(
     logits: Tensor, labels: Tensor, rule: Rule, decay: float, targeted: bool, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +129,7 @@ def _of_maps(
     rights = torch.zeros(batch, dtype=torch.int64, device=logits.device)
     with full_precision_products():
         for image in range(batch):
-            valid = valid_pixels(labels[image], IGNORE_INDEX)
+            valid = counted_pixels(labels[image], num_labels)
             indices = torch.where(valid, labels[image].long(), 0)
             counted = valid.to(logits.dtype) / valid.sum().clamp_min(1)
             class_weight = _balancing(indices, valid, num_labels)[indices].to(logits.dtype)
@@ -175,39 +177,6 @@ def _of_band(
     return counted * values, right
 
 
-@dataclass(frozen=True)
-class LogitRatio(_ValuesAlone):
-    """
-    The difference of logits ratio: margin of the label over the distance from the largest logit to the third.
-
-    Does not change when the logits are scaled or shifted, so a model with small gradients cannot hide behind them.
-    For logits `(batch, num_labels)` of three classes or more.
-    """
-
-    name: str = "dlr"
-
-    def values_and_right(
-        self, logits: Tensor, labels: Tensor, step: int = 1, steps: int = 1, targeted: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """
-        `-(z_y - max of the others) / (z_1st - z_3rd)` of each image, and whether it is right (0 or 1).
-
-        Raises:
-            [`~lrsegformer.errors.InputError`]: for maps of logits, or fewer than three classes.
-        """
-        if logits.ndim != 2 or logits.shape[1] < 3:
-            raise InputError(
-                f"the objective dlr needs logits (batch, num_labels) of 3 classes or more, not {tuple(logits.shape)}: "
-                "attack segmentation models with jensen_shannon."
-            )
-        labels = labels.long()
-        ranked = logits.sort(dim=1, descending=True).values
-        of_label = logits.gather(1, labels[:, None])[:, 0]
-        others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
-        values = (others - of_label) / (ranked[:, 0] - ranked[:, 2]).clamp_min(1e-12)
-        return (-values if targeted else values), (logits.argmax(dim=1) == labels).long()
-
-
 cross_entropy = PixelObjective("cross_entropy", pixel_rules.cross_entropy)
 segpgd = PixelObjective("segpgd", pixel_rules.segpgd)
 cospgd = PixelObjective("cospgd", pixel_rules.cospgd)
@@ -216,25 +185,3 @@ masked_cross_entropy = PixelObjective("masked_cross_entropy", pixel_rules.masked
 balanced_masked_cross_entropy = PixelObjective(
     "balanced_masked_cross_entropy", pixel_rules.balanced_masked_cross_entropy
 )
-dlr = LogitRatio()
-
-Objective = PixelObjective | LogitRatio
-OBJECTIVES: dict[str, Objective] = {
-    objective.name: objective
-    for objective in (
-        cross_entropy,
-        segpgd,
-        cospgd,
-        jensen_shannon,
-        masked_cross_entropy,
-        balanced_masked_cross_entropy,
-        dlr,
-    )
-}
-
-
-def find_objective(name: str) -> Objective:
-    """The objective of that name; [`~lrsegformer.errors.InputError`] where there is none."""
-    if name not in OBJECTIVES:
-        raise InputError(f"unknown attack objective {name!r}: the objectives are {', '.join(OBJECTIVES)}.")
-    return OBJECTIVES[name]

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.robustness.cells import Condition
-from lrsegformer.robustness.counting import SparseTable, image_tables, stacked, to_json, worst_per_image
+from lrsegformer.robustness.classification import square_flags
+from lrsegformer.robustness.counting import SparseTable, image_tables, to_json, worst_per_image
 from lrsegformer.robustness.losses import cross_entropy
 from lrsegformer.robustness.pgd import count_pixels, value_and_gradient
 from lrsegformer.robustness.reliability import CalibrationBins, SmallObjects, local_lipschitz_estimate
 from lrsegformer.robustness.run_attacks import run_attack
 from lrsegformer.robustness.runs import Run, over_batches, predicted
-from lrsegformer.robustness.sea import greedy_worst_miou
 from lrsegformer.robustness.sheets import SHOWN_IMAGES, Sample
 from lrsegformer.robustness.subset import Batch
+from lrsegformer.robustness.worst_case import attack_counts
 
 SMALL_GRADIENT = 1e-8
 
@@ -29,6 +30,7 @@ class ImageCounts(NamedTuple):
     position: int
     tables: list[SparseTable]
     distance: float | None
+    broken_by: str | None
     at_target: tuple[int, int] | None
     sample: Sample | None
     warnings: list[str]
@@ -43,7 +45,8 @@ def measure(run: Run, condition: Condition) -> tuple[dict[str, Any], list[Sample
         condition ([`~lrsegformer.robustness.cells.Condition`]): what to do to them.
 
     Returns:
-        JSON values for the cell (`counts`, and by kind `iou_counts`, `distances`, `measured`, `warnings`), and
+        JSON values for the cell (`counts`, and by kind `iou_counts`, `distances`, `image_tables`, `measured`,
+        `warnings`), and
         pictures of the first images, where the condition changes any.
     """
     if condition.kind == "gradients":
@@ -53,25 +56,30 @@ def measure(run: Run, condition: Condition) -> tuple[dict[str, Any], list[Sample
     images = sorted(over_batches(run, lambda batch: _count_batch(run, condition, batch)), key=lambda one: one.position)
     num_labels = run.data.num_labels
     tables = [one.tables for one in images]
-    results: dict[str, Any] = {"counts": to_json(worst_per_image(tables, num_labels))}
     if condition.kind == "attack" and run.model.task == "segmentation":
-        results["iou_counts"] = to_json(_greedy_table(tables, num_labels))
+        results: dict[str, Any] = attack_counts(tables, num_labels)
+    else:
+        results = {"counts": to_json(worst_per_image(tables, num_labels))}
     if images and images[0].distance is not None:
         results["distances"] = without_nan([one.distance for one in images])
+        if run.model.task == "segmentation":
+            results["image_tables"] = [[table.to_json() for table in candidates] for candidates in tables]
     if images and images[0].at_target is not None:
         hits, counted = (sum(numbers) for numbers in zip(*(one.at_target for one in images), strict=True))
         results["measured"] = {"target_reached": hits / counted if counted else None}
     results["warnings"] = list(dict.fromkeys(text for one in images for text in one.warnings))
+    if images and images[0].broken_by is not None:
+        results["warnings"] += square_flags([one.broken_by for one in images])
     return results, [one.sample for one in images if one.sample is not None]
 
 
 def _count_batch(run: Run, condition: Condition, batch: Batch) -> list[ImageCounts]:
     before = predicted(run, batch, batch.images)
     tables = [_tables(run, before, batch.labels)]
-    changed, after, distances, at_target, warnings = None, before, None, None, []
+    attacked, changed, after, at_target = None, None, before, None
     if condition.kind == "attack":
         attacked = run_attack(run.model, batch, condition, run.seed)
-        changed, distances, warnings = attacked.images, attacked.distances, attacked.warnings
+        changed = attacked.images
         after = predicted(run, batch, changed)
         tables += attacked.tables or [_tables(run, after, batch.labels)]
         if attacked.targets is not None:
@@ -80,10 +88,11 @@ def _count_batch(run: Run, condition: Condition, batch: Batch) -> list[ImageCoun
         ImageCounts(
             position,
             [candidate[row] for candidate in tables],
-            None if distances is None else float(distances[row]),
+            None if attacked is None or attacked.distances is None else float(attacked.distances[row]),
+            None if attacked is None or attacked.broken_by is None else attacked.broken_by[row],
             None if at_target is None else at_target[row],
             _sample(run, condition, batch, row, changed, before, after) if position < SHOWN_IMAGES else None,
-            warnings,
+            [] if attacked is None else attacked.warnings,
         )
         for row, position in enumerate(batch.positions)
     ]
@@ -117,17 +126,13 @@ def _picture(clean: Tensor, perturbed: Tensor, truth: Tensor, before: Tensor, af
     return Sample(*images, *(classes.cpu().numpy() for classes in (truth, before, after)))
 
 
-def _greedy_table(tables: list[list[SparseTable]], num_labels: int) -> Tensor:
-    return greedy_worst_miou(stacked(tables, num_labels)).counts
-
-
 def _gradients(run: Run) -> dict[str, float]:
     """The share of input gradients, of the cross-entropy summed over an image's pixels, that hide from float32."""
 
     def count(batch: Batch) -> list[tuple[int, int]]:
         _, _, gradient = value_and_gradient(run.model, batch.images, batch.labels, cross_entropy)
         # The objective is a mean; a sum does not hang on how many pixels an image has.
-        summed_gradient = gradient * count_pixels(batch.labels).view(-1, 1, 1, 1)
+        summed_gradient = gradient * count_pixels(batch.labels, run.model.num_labels).view(-1, 1, 1, 1)
         return [(int((summed_gradient.abs() < SMALL_GRADIENT).sum()), gradient.numel())]
 
     small, entries = (sum(counts) for counts in zip(*over_batches(run, count), strict=True))

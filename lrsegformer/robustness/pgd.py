@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lrsegformer.errors import InputError
-from lrsegformer.losses import valid_pixels
-from lrsegformer.robustness.losses import IGNORE_INDEX, Objective, find_objective
+from lrsegformer.robustness.losses import counted_pixels
+from lrsegformer.robustness.objectives import Objective, find_objective
 from lrsegformer.robustness.threat import Threat, image_generator
 
 # The steps of a run together reach this many radii: far enough to cross the ball, as in arXiv 1706.06083.
@@ -40,16 +40,17 @@ class BestIterates:
     Args:
         clean (`torch.Tensor` of shape `(batch, channels, height, width)`): what stands until something is considered.
         labels (`torch.Tensor`): `(batch,)`, or `(batch, label_height, label_width)`.
+        num_labels (`int`): number of classes of the model.
         targeted (`bool`): a pixel is won when its label is predicted, not when it is not.
 
     Attributes:
         remaining (`torch.Tensor` of shape `(batch,)`, int64): pixels left to win, of the best image.
     """
 
-    def __init__(self, clean: Tensor, labels: Tensor, targeted: bool = False):
+    def __init__(self, clean: Tensor, labels: Tensor, num_labels: int, targeted: bool = False):
         self.targeted = targeted
         self.images = clean.detach().clone()
-        self.counted = count_pixels(labels)
+        self.counted = count_pixels(labels, num_labels)
         self.remaining = self.counted.clone()
         self.values = torch.full((len(clean),), -torch.inf, dtype=torch.float64, device=clean.device)
 
@@ -81,11 +82,11 @@ class BestIterates:
         return AttackResult(self.images, self.values, right.double() / self.counted.clamp_min(1))
 
 
-def count_pixels(labels: Tensor) -> Tensor:
+def count_pixels(labels: Tensor, num_labels: int) -> Tensor:
     """How many pixels of each image count, `(batch,)` int64: 1 in classification."""
     if labels.ndim == 1:
         return torch.ones_like(labels, dtype=torch.int64)
-    return valid_pixels(labels, IGNORE_INDEX).flatten(1).sum(dim=1)
+    return counted_pixels(labels, num_labels).flatten(1).sum(dim=1)
 
 
 def value_and_gradient(
@@ -106,11 +107,16 @@ def value_and_gradient(
         images = images.detach().requires_grad_()
         values, right = objective.values_and_right(model(images), labels, step, steps, targeted)
         (gradient,) = torch.autograd.grad(values.sum(), images)
+    check_finite(gradient)
+    return values.detach(), right, gradient
+
+
+def check_finite(gradient: Tensor) -> None:
+    """Raise `RuntimeError` for a gradient with NaN or infinity: the sign of NaN is 0, and the attack would stand."""
     if not torch.isfinite(gradient).all():
         raise RuntimeError(
             "the gradient of the attack's objective is not finite: the model cannot be attacked with it."
         )
-    return values.detach(), right, gradient
 
 
 @torch.no_grad()
@@ -137,8 +143,8 @@ def pgd(
     Args:
         model (`torch.nn.Module`): from images in [0, 1] to logits, such as [`PixelModel`]; in eval mode.
         images (`torch.Tensor` of shape `(batch, channels, height, width)`): clean images in [0, 1].
-        labels (`torch.Tensor`): `(batch,)` classes, or `(batch, label_height, label_width)` maps in which 255 and
-            negative values do not count. Where targeted, the classes to be predicted.
+        labels (`torch.Tensor`): `(batch,)` classes, or `(batch, label_height, label_width)` maps in which negative
+            values and, up to 255 classes, 255 do not count. Where targeted, the classes to be predicted.
         threat ([`Threat`]): the ball.
         steps (`int`): gradient steps of a run; one step takes one forward and one backward pass.
         objective (a value of `OBJECTIVES` or its name, *optional*): what is maximised.
@@ -162,9 +168,9 @@ def pgd(
     check_attack(images, labels, steps, restarts, random_start, step_size)
     image_ids = range(len(images)) if image_ids is None else image_ids
     step_size = threat.radius * min(1.0, REACH / steps) if step_size is None else step_size
-    best = BestIterates(images, labels, targeted)
     logits = model(images)
     check_labels(labels, logits)
+    best = BestIterates(images, labels, logits.shape[1], targeted)
     best.consider(
         torch.arange(len(images), device=images.device), images, *_scored(objective, logits, labels, targeted)
     )
@@ -228,10 +234,12 @@ def check_attack(
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Raise [`~lrsegformer.errors.InputError`] for labels that are no classes of the model."""
+    """Raise [`~lrsegformer.errors.InputError`] for labels that are no classes of the model, or logits no numbers."""
+    if not torch.isfinite(logits).all():
+        raise InputError("the model's logits of clean images are not finite: check the checkpoint.")
     if logits.shape[1] < 2:
         raise InputError("the model has one class: attacks need two classes or more.")
-    counted = labels if labels.ndim == 1 else labels[valid_pixels(labels, IGNORE_INDEX)]
+    counted = labels if labels.ndim == 1 else labels[counted_pixels(labels, logits.shape[1])]
     if counted.numel() and not (counted.min() >= 0 and counted.max() < logits.shape[1]):
         raise InputError(
             f"labels from {int(counted.min())} to {int(counted.max())}, but the model has {logits.shape[1]} classes: "

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lrsegformer.data import DataArguments
+from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import without_nan
-from lrsegformer.robustness.arguments import RobustnessArguments
+from lrsegformer.robustness.arguments import BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.curves import save_robustness_curves
 from lrsegformer.robustness.report_text import report_text
 from lrsegformer.robustness.rows import SHOWN, corruption_rows, masking_rows, reliability_rows, result_rows
@@ -29,7 +31,8 @@ _CONDITION_COLUMNS = (
     "restarts",
     "targeted",
 )
-_RUN_COLUMNS = ("images", "of", "subset", "seed", "seconds", "device", "processes", "versions", "warnings")
+_RUN_COLUMNS = ("images", "of", "subset", "seed", "seconds", "device", "processes", "versions", "warnings", "sheet")
+SHEETS = "sheets"
 _SCORES = {
     "segmentation": ("mean_iou", "mean_accuracy", "accuracy", "precision", "recall", "f1", "matthews_correlation"),
     "classification": ("accuracy", "precision", "recall", "f1", "matthews_correlation"),
@@ -39,46 +42,60 @@ _PER_CLASS = ("class", "reference", "iou", "accuracy")
 
 def write_report(
     arguments: RobustnessArguments,
-    data_arguments: DataArguments,
+    data_arguments: BenchDataArguments,
     cells: Sequence[Mapping[str, Any]],
     context: Mapping[str, Any],
-    image_names: Sequence[str],
+    subsets: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """
-    Write every file of the report, over what was there.
+    Write every file of the report, over what was there; each file is whole at any time.
 
     Args:
         cells (sequence of `dict`): the finished cells, in the order of the tables.
         context (`dict`): `task`, `dataset`, `images`, `of`, `subset`, `class_names`, `seed`, `versions`, `score_at`,
             and `bounds`: for each model the proven bound of its head, or `None`.
-        image_names (sequence of `str`): of the subset.
+        subsets (`dict`): names of the images of every subset, by its fingerprint.
 
     Returns:
         `dict`: what `results.json` holds.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: a file cannot be written.
     """
     folder, task = Path(arguments.output_dir), context["task"]
     rows = result_rows(cells, task, arguments.eps)
     report = {
         **context,
         "rows": rows,
-        "corruption_summary": corruption_rows(rows, task),
+        "corruption_summary": corruption_rows(rows, task, len(context["class_names"])),
         "gradient_masking": masking_rows(cells, rows),
         "reliability": reliability_rows(cells, rows, task),
     }
     report = without_nan(report)
-    _write(folder / "results.json", json.dumps(report, indent=1) + "\n")
-    _write(folder / "results.md", report_text(report))
-    scores = _SCORES[task]
-    _write_csv(folder / "results.csv", (*_CONDITION_COLUMNS, *scores, *_RUN_COLUMNS), (_flat(row) for row in rows))
-    _write_csv(
-        folder / "per_class.csv",
-        (*_CONDITION_COLUMNS, *_PER_CLASS),
-        (line for cell in cells for line in _class_lines(cell, context)),
-    )
-    save_robustness_curves(rows, SHOWN[task], folder / "curves.png")
-    _write(folder / "subset.txt", "".join(f"{name}\n" for name in _short_names(image_names)))
-    _write(folder / "run.yaml", _configuration(arguments, data_arguments))
+    columns = (*_CONDITION_COLUMNS, *_SCORES[task], *_RUN_COLUMNS)
+    class_lines = (line for cell in cells for line in _class_lines(cell, context))
+    with writing_to(folder):
+        _write(folder / "results.json", json.dumps(report, indent=1) + "\n")
+        _write(folder / "results.md", report_text(report))
+        _write(folder / "results.csv", _csv(columns, (_flat(row) for row in rows)))
+        _write(folder / "per_class.csv", _csv((*_CONDITION_COLUMNS, *_PER_CLASS), class_lines))
+        save_robustness_curves(rows, SHOWN[task], folder / "curves.png")
+        for fingerprint, names in subsets.items():
+            _write(folder / "subsets" / f"{fingerprint}.txt", "".join(f"{name}\n" for name in _short_names(names)))
+        _write(folder / "run.yaml", _configuration(arguments, data_arguments))
     return report
+
+
+@contextmanager
+def writing_to(folder: str | Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write, or a full disk, into an `InputError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {folder}: {error.filename or 'a file'} cannot be written ({error.strerror}); make room or "
+            "give another folder (finished cells are kept)"
+        ) from error
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,16 +125,19 @@ def _class_lines(cell: Mapping[str, Any], context: Mapping[str, Any]) -> Iterabl
         }
 
 
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(lines)
+def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8", newline="")
+    os.replace(unfinished, path)
 
 
 def _short_names(names: Sequence[str]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from lrsegformer.certification.text import round_up
-from lrsegformer.robustness.rows import SHOWN
+from lrsegformer.robustness.rows import IMAGENET_C, IN_MEMORY, SHOWN
 
 _UNITS = {"linf": "/255", "l2": ""}
 _HEADINGS = {"attack": "Attacks", "corruption": "Corruptions", "shifted": "Shifted data", "train": "Training images"}
@@ -27,8 +28,10 @@ def report_text(report: Mapping[str, Any]) -> str:
         chosen = [row for row in rows if row["kind"] in ("clean", kind)]
         if any(row["kind"] == kind for row in chosen):
             parts += [f"## {heading}", _comparison(chosen, models, names)]
-        if kind == "corruption" and report["corruption_summary"]:
-            parts += ["Mean over corruptions and severities:", _corruption_table(report["corruption_summary"], task)]
+        source = {"corruption": IN_MEMORY, "shifted": IMAGENET_C}.get(kind)
+        summaries = [row for row in report["corruption_summary"] if row["source"] == source]
+        if summaries:
+            parts += ["Mean over corruptions and severities:", _corruption_table(summaries)]
     if not any(row["kind"] != "clean" for row in rows):
         parts += ["## Clean images", _comparison(rows, models, names)]
     if report["gradient_masking"]:
@@ -52,8 +55,9 @@ def _introduction(report: Mapping[str, Any]) -> str:
     )
     lines = [
         f"{report['task'].capitalize()} on {report['dataset']}: {subset} (seed {report['seed']}, fingerprint "
-        f"{report['subset']}, listed in subset.txt). Scores are in percent. Radii are in [0, 1] pixel space, linf in "
-        "1/255. A score under attack is an estimate from the attacks that ran: stronger ones may find less.",
+        f"{report['subset']}; the images of each fingerprint are listed in subsets/). Scores are in percent. Radii "
+        "are in [0, 1] pixel space, linf in 1/255. A score under attack is an estimate from the attacks that ran: "
+        "stronger ones may find less.",
     ]
     if report["task"] == "segmentation":
         lines.append(
@@ -65,13 +69,13 @@ def _introduction(report: Mapping[str, Any]) -> str:
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]], models: Sequence[str], names: Mapping[str, str]) -> str:
-    conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    found = {(row["model"], row["condition"]): row for row in rows}
+    conditions = list(dict.fromkeys((row["kind"], row["condition"]) for row in rows))
+    found = {(row["model"], row["kind"], row["condition"]): row for row in rows}
     header = ["condition", *(f"{model}: {name}" for model in models for name in names.values())]
     lines = [
         [
-            _title(next(row for row in rows if row["condition"] == condition)),
-            *(_percent(found.get((model, condition), {}).get(score)) for model in models for score in names),
+            _title(next(row for row in rows if (row["kind"], row["condition"]) == condition)),
+            *(_percent(found.get((model, *condition), {}).get(score)) for model in models for score in names),
         ]
         for condition in conditions
     ]
@@ -89,16 +93,24 @@ def _title(row: Mapping[str, Any]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _corruption_table(summaries: Sequence[Mapping[str, Any]], task: str) -> str:
+def _corruption_table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """The summaries of one source, and its means for each corruption."""
     header = ["model", "score", "clean", "mean under corruption", "retention (mean / clean)"]
     lines = [
         [row["model"], row["score"], *(_percent(row[name]) for name in ("clean", "mean", "retention"))]
         for row in summaries
     ]
-    if task == "classification":
-        header.append("in-memory mCE")
-        lines = [[*line, _percent(row["in_memory_mce"])] for line, row in zip(lines, summaries, strict=True)]
-    return table(header, lines)
+    note = ""
+    if any(row["mce"] is not None for row in summaries):
+        in_memory = summaries[0]["source"] == IN_MEMORY
+        header.append("in-memory mCE" if in_memory else "mCE")
+        lines = [[*line, _percent(row["mce"])] for line, row in zip(lines, summaries, strict=True)]
+        if in_memory:
+            note = "\n\nThe in-memory mCE is not comparable with published mCE: its images are no JPEG files."
+    names = list(summaries[0]["per_corruption"])
+    each = [[name, *(_percent(row["per_corruption"][name]) for row in summaries)] for name in names]
+    heads = ["corruption", *(f"{row['model']}: {row['score']}" for row in summaries)]
+    return f"{table(header, lines)}{note}\n\nMean over severities:\n\n{table(heads, each)}"
 
 
 def _masking_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -160,7 +172,7 @@ def _long_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> 
     letters = _version_letters(rows)
     reached = any(row["measured"].get("target_reached") is not None for row in rows)
     header = ["model", "condition", "norm", "radius", "steps", "restarts", *names.values()]
-    header += ["at target"] * reached + ["images", "subset", "seed", "seconds", "processes", "versions"]
+    header += ["at target"] * reached + ["images", "subset", "seed", "seconds", "processes", "versions", "pictures"]
     lines = []
     for row in rows:
         line = [row["model"], _title(row), row["norm"] or "-"]
@@ -168,7 +180,8 @@ def _long_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> 
         line += [_percent(row.get(score)) for score in names]
         line += [_percent(row["measured"].get("target_reached"))] * reached
         line += [f"{row['images']} of {row['of']}", row["subset"], str(row["seed"]), f"{row['seconds']:.1f}"]
-        lines.append([*line, f"{row['processes']} ({row['device']})", letters[_version_text(row)]])
+        pictures = f"[sheet](sheets/{quote(row['sheet'])})" if row["sheet"] else "-"
+        lines.append([*line, f"{row['processes']} ({row['device']})", letters[_version_text(row)], pictures])
     return table(header, lines)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lrsegformer.data.imagenet import NUM_CLASSES
 from lrsegformer.robustness.corruption_scores import summarise_corruptions
-from lrsegformer.robustness.counting import cell_scores
+from lrsegformer.robustness.counting import SparseTable, cell_scores
 from lrsegformer.robustness.reliability import train_validation_gap
+from lrsegformer.robustness.worst_case import attack_counts
 
 # The scores of the tables, and what the axes of the curves say.
 SHOWN = {
@@ -19,6 +21,7 @@ SCORED_KINDS = ("clean", "attack", "corruption", "shifted", "train")
 MASKING_POINTS = 0.01
 STRONGER_ATTACKS = ("apgd", "square")
 MOSTLY = 0.5
+IN_MEMORY, IMAGENET_C = "in memory", "imagenet-c"
 
 
 def result_rows(cells: Sequence[Mapping[str, Any]], task: str, radii: Sequence[float]) -> list[dict[str, Any]]:
@@ -32,8 +35,8 @@ def result_rows(cells: Sequence[Mapping[str, Any]], task: str, radii: Sequence[f
 
     Returns:
         `list[dict]`: `model`, `condition` (its label), the fields of the condition, `images`, `of`, `subset`, `seed`,
-        `seconds`, `device`, `processes`, `versions`, `warnings`, `measured`, and every score of the task (from 0 to 1;
-        lists of the classes' for segmentation).
+        `seconds`, `device`, `processes`, `versions`, `warnings`, `measured`, `sheet` (file name of its pictures), and
+        every score of the task (from 0 to 1; lists of the classes' for segmentation).
     """
     rows = []
     for cell in cells:
@@ -47,17 +50,28 @@ def result_rows(cells: Sequence[Mapping[str, Any]], task: str, radii: Sequence[f
             "versions": cell["versions"],
             "warnings": cell["warnings"],
             "measured": cell.get("measured", {}),
+            "sheet": cell.get("sheet"),
         }
         if "distances" not in cell:
             rows.append({**shared, "condition": label_of(condition), **cell_scores(cell, task)})
             continue
         for radius in radii:
             at_radius = {**condition, "radius": radius}
-            # An image resists at a radius below the smallest perturbation that was found for it.
-            resists = [distance is None or distance > radius for distance in cell["distances"]]
-            row = {**shared, "radius": radius, "condition": label_of(at_radius)}
-            rows.append({**row, "accuracy": sum(resists) / len(resists) if resists else None})
+            scores = _scores_within(radius, cell, task)
+            rows.append({**shared, "radius": radius, "condition": label_of(at_radius), **scores})
     return rows
+
+
+def _scores_within(radius: float, cell: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The scores where an image resists at radii below the smallest perturbation that was found for it."""
+    resists = [distance is None or distance > radius for distance in cell["distances"]]
+    if "image_tables" in cell:
+        candidates = [
+            [SparseTable.from_json(tables[0 if resisting else place]) for place in range(len(tables))]
+            for tables, resisting in zip(cell["image_tables"], resists, strict=True)
+        ]
+        return cell_scores({**cell, **attack_counts(candidates, cell["num_labels"])}, task)
+    return {"accuracy": sum(resists) / len(resists) if resists else None}
 
 
 def label_of(condition: Mapping[str, Any]) -> str:
@@ -67,29 +81,43 @@ def label_of(condition: Mapping[str, Any]) -> str:
     return Condition(**condition).label
 
 
-def corruption_rows(rows: Sequence[Mapping[str, Any]], task: str) -> list[dict[str, Any]]:
-    """For each model and score: the clean score, the mean under corruption, the retention, and the in-memory mCE."""
+def corruption_rows(rows: Sequence[Mapping[str, Any]], task: str, num_labels: int) -> list[dict[str, Any]]:
+    """
+    For each source of corruptions, model and score what the scores come to.
+
+    Returns:
+        `list[dict]`: `source` ([`corruption_source`]), `model`, `score`, `clean` (for ImageNet-C that of the report's
+        own images), `mean`, `retention`, `per_corruption`, and `mce`, `None` but for the 1000 classes of ImageNet.
+    """
     summaries = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == model]
-        clean = next(row for row in own if row["kind"] == "clean")
-        for score, score_name in SHOWN[task].items():
-            measured = {(row["name"], row["severity"]): row[score] for row in own if row["kind"] == "corruption"}
-            if not measured:
-                continue
-            summary = summarise_corruptions(clean[score], measured, task)
-            summaries.append(
-                {
-                    "model": model,
-                    "score": score_name,
-                    "clean": clean[score],
-                    "mean": summary.mean,
-                    "retention": summary.retention if clean[score] else None,
-                    "in_memory_mce": summary.in_memory_mce,
-                    "per_corruption": summary.per_corruption,
-                }
-            )
+    for source in (IN_MEMORY, IMAGENET_C):
+        for model in dict.fromkeys(row["model"] for row in rows):
+            own = [row for row in rows if row["model"] == model]
+            clean = next(row for row in own if row["kind"] == "clean")
+            corrupted = [row for row in own if corruption_source(row) == source]
+            for score, score_name in SHOWN[task].items() if corrupted else ():
+                measured = {(row["name"].rpartition("/")[2], row["severity"]): row[score] for row in corrupted}
+                summary = summarise_corruptions(clean[score], measured, task)
+                summaries.append(
+                    {
+                        "source": source,
+                        "model": model,
+                        "score": score_name,
+                        "clean": clean[score],
+                        "mean": summary.mean,
+                        "retention": summary.retention if clean[score] else None,
+                        "mce": summary.mce if num_labels == NUM_CLASSES else None,
+                        "per_corruption": summary.per_corruption,
+                    }
+                )
     return summaries
+
+
+def corruption_source(row: Mapping[str, Any]) -> str | None:
+    """Where a row's corruption comes from: `"in memory"`, `"imagenet-c"`, or `None` where there is none."""
+    if row["kind"] == "shifted" and row["name"].startswith(f"{IMAGENET_C}/") and row["severity"] is not None:
+        return IMAGENET_C
+    return IN_MEMORY if row["kind"] == "corruption" else None
 
 
 def masking_rows(cells: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

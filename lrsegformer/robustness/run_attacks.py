@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lrsegformer.robustness.alma_prox import alma_prox
 from lrsegformer.robustness.apgd import apgd
 from lrsegformer.robustness.cells import Condition
-from lrsegformer.robustness.classification import auto_attack, minimum_norm_l2, square
+from lrsegformer.robustness.classification import auto_attack, square
 from lrsegformer.robustness.counting import SparseTable, sparse
-from lrsegformer.robustness.losses import IGNORE_INDEX
+from lrsegformer.robustness.losses import counted_pixels
+from lrsegformer.robustness.minimum_norm import minimum_norm_l2
+from lrsegformer.robustness.objectives import FEWEST_CLASSES, FEWEST_CLASSES_TARGETED
 from lrsegformer.robustness.pgd import fgsm, pgd
 from lrsegformer.robustness.pixel_model import PixelModel
 from lrsegformer.robustness.sea import sea
@@ -31,8 +34,9 @@ class Attacked:
         tables (`list`, *optional*): where an attack has several candidates for an image, for each candidate a list of
             the images' tables. Default: made from `images`.
         warnings (`list[str]`): of the attack, for the report.
-        distances (`torch.Tensor`, *optional*): `(batch,)`, norm of the smallest perturbation found; infinite where
-            none was. Of minimum-norm attacks.
+        distances (`torch.Tensor`, *optional*): `(batch,)`, norm of the smallest perturbation found, in the units of
+            the command line's radii; infinite where none was. Of minimum-norm attacks.
+        broken_by (`tuple[str, ...]`, *optional*): of AutoAttack, which of its attacks broke each image.
         targets (`torch.Tensor`, *optional*): the labels that a targeted attack aimed at.
     """
 
@@ -40,6 +44,7 @@ class Attacked:
     tables: list[list[SparseTable]] | None = None
     warnings: list[str] = field(default_factory=list)
     distances: Tensor | None = None
+    broken_by: tuple[str, ...] | None = None
     targets: Tensor | None = None
 
 
@@ -53,8 +58,8 @@ def run_attack(model: PixelModel, batch: Batch, condition: Condition, seed: int)
         condition ([`~lrsegformer.robustness.cells.Condition`]): an attack with all its numbers.
         seed (`int`): of random starts and of target classes.
     """
-    if condition.name == "fmn":
-        return _minimum_norm(model, batch, condition.steps)
+    if condition.radius is None:
+        return _minimum_norm(model, batch, condition)
     threat = Threat.parse(condition.norm, condition.radius)
     targets = target_labels(batch.labels, batch.ids, model.num_labels, seed) if condition.targeted else None
     images, labels = batch.images, batch.labels if targets is None else targets
@@ -75,27 +80,43 @@ def run_attack(model: PixelModel, batch: Batch, condition: Condition, seed: int)
         )
         return Attacked(found.images, targets=targets)
     if condition.name == "apgd":
-        # Losses that a small scale of the logits cannot hide: the ratio of logits needs three classes.
-        objective = "jensen_shannon" if labels.ndim == 3 else "dlr" if model.num_labels > 2 else "cross_entropy"
-        found = apgd(
-            model,
-            images,
-            labels,
-            threat,
-            condition.steps,
-            objective,
-            restarts=condition.restarts,
-            seed=seed,
-            targeted=condition.targeted,
-            image_ids=batch.ids,
-        )
-        return Attacked(found.images, targets=targets)
+        return Attacked(_adaptive(model, images, labels, threat, condition, seed, batch.ids), targets=targets)
     if condition.name == "sea":
         ensemble = sea(model, images, labels, threat, condition.steps, seed=seed, image_ids=batch.ids)
         # The first candidate is the clean image, which the bench has counted.
         tables = [[sparse(table) for table in candidate] for candidate in ensemble.counts.unbind(dim=1)[1:]]
         return Attacked(ensemble.images, tables)
     return _of_packages(model, batch, condition, threat, seed)
+
+
+def _adaptive(
+    model: PixelModel, images: Tensor, labels: Tensor, threat: Threat, condition: Condition, seed: int, ids: list[int]
+) -> Tensor:
+    """
+    [`apgd`] on objectives that the scale of the logits cannot hide, in classification after one on the cross entropy,
+    on what that left.
+    """
+    fewest = FEWEST_CLASSES_TARGETED if condition.targeted else FEWEST_CLASSES
+    by_ratio = ("dlr",) if model.num_labels >= fewest else ()
+    attacked, rows = images.clone(), torch.arange(len(images), device=images.device)
+    for objective in ("tempered_jensen_shannon",) if labels.ndim == 3 else ("cross_entropy", *by_ratio):
+        if len(rows) == 0:
+            break
+        found = apgd(
+            model,
+            images[rows],
+            labels[rows],
+            threat,
+            condition.steps,
+            objective,
+            restarts=condition.restarts,
+            seed=seed,
+            targeted=condition.targeted,
+            image_ids=[ids[row] for row in rows.tolist()],
+        )
+        attacked[rows] = found.images
+        rows = rows[found.accuracy != float(condition.targeted)]
+    return attacked
 
 
 def target_labels(labels: Tensor, ids: list[int], num_labels: int, seed: int) -> Tensor:
@@ -106,7 +127,8 @@ def target_labels(labels: Tensor, ids: list[int], num_labels: int, seed: int) ->
     """
     targets = labels.clone()
     for row, image_id in enumerate(ids):
-        counted = labels[row][(labels[row] >= 0) & ((labels[row] != IGNORE_INDEX) | (labels.ndim == 1))]
+        counts = labels[row] >= 0 if labels.ndim == 1 else counted_pixels(labels[row], num_labels)
+        counted = labels[row][counts]
         commonest = int(torch.bincount(counted.flatten()).argmax()) if counted.numel() else 0
         generator = image_generator(seed, ("target", image_id))
         drawn = int(torch.randint(num_labels - 1, (), generator=generator))
@@ -114,7 +136,7 @@ def target_labels(labels: Tensor, ids: list[int], num_labels: int, seed: int) ->
         if labels.ndim == 1:
             targets[row] = target
         else:
-            targets[row][(labels[row] >= 0) & (labels[row] != IGNORE_INDEX)] = target
+            targets[row][counts] = target
     return targets
 
 
@@ -123,9 +145,10 @@ def _of_packages(model: PixelModel, batch: Batch, condition: Condition, threat: 
     if condition.name == "square":
         return Attacked(square(model, batch.images, batch.labels, threat, condition.steps, seed).images)
     found = auto_attack(model, batch.images, batch.labels, threat, seed=seed)
-    return Attacked(found.images, warnings=list(found.warnings))
+    return Attacked(found.images, warnings=list(found.warnings), broken_by=found.broken_by)
 
 
-def _minimum_norm(model: PixelModel, batch: Batch, steps: int) -> Attacked:
-    found = minimum_norm_l2(model, batch.images, batch.labels, steps)
-    return Attacked(found.images, distances=found.distances)
+def _minimum_norm(model: PixelModel, batch: Batch, condition: Condition) -> Attacked:
+    attack = {"fmn": minimum_norm_l2, "alma_prox": alma_prox}[condition.name]
+    found = attack(model, batch.images, batch.labels, condition.steps)
+    return Attacked(found.images, distances=found.distances / Threat.parse(condition.norm, 1.0).radius)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -75,6 +76,7 @@ def save_sheet(samples: Sequence[Sample], title: str, names: Sequence[str], path
         below = top + number // _LEGEND_COLUMNS * _LINE
         draw.rectangle((left, below, left + 2 * _SWATCH, below + _SWATCH), colour)
         draw.text((left + 3 * _SWATCH, below), name, "black", font)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
 
@@ -124,7 +126,7 @@ def _legend(samples: Sequence[Sample], colours: np.ndarray, names: Sequence[str]
 
 def _classes_caption(sample: Sample, names: Sequence[str]) -> str:
     truth, before, after = (names[int(index)][:16] for index in (sample.truth, sample.before, sample.after))
-    return f"{truth}: {before} -> {after}"
+    return f"true {truth}: {before} -> {after}"
 
 
 def _sized(picture: np.ndarray) -> Image.Image:

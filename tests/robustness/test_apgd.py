@@ -1,5 +1,6 @@
 """Auto-PGD: its rules, and its strength beside PGD and beside pyautoattack's."""
 
+import copy
 import logging
 import math
 
@@ -9,7 +10,8 @@ from torch import nn
 
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.apgd import CONSTANT_RADIUS, apgd, checkpoints, split_steps
-from lrsegformer.robustness.losses import OBJECTIVES
+from lrsegformer.robustness.losses import jensen_shannon
+from lrsegformer.robustness.objectives import OBJECTIVES
 from lrsegformer.robustness.pgd import pgd
 from lrsegformer.robustness.sea import SEA_RADII
 from lrsegformer.robustness.threat import Threat
@@ -116,6 +118,74 @@ def test_as_strong_as_pyautoattack(digits_classifier, norm, radius):
     assert 0.02 < theirs < 0.9 and abs(ours - theirs) <= 0.01
 
 
+@pytest.mark.parametrize(("norm", "radius", "equal"), [("linf", 0.08, 1.0), ("l2", 0.5, 0.4)])
+def test_the_path_is_pyautoattacks(digits_classifier, monkeypatch, norm, radius, equal):
+    """
+    From the same start the same end, after steps with momentum, halved steps and ways back to the best point.
+
+    In l2 the peer rounds its steps otherwise, so that some images part at a checkpoint; without momentum none ends
+    alike. The label's logit is raised so far that no attack succeeds, and none stops.
+    """
+    base = pytest.importorskip("pyautoattack.autopgd_base")
+    model, images, labels = digits_classifier
+    model, images = copy.deepcopy(model).double(), images[:20].double()
+    threat, ended_alike = Threat(norm, radius), []
+    for position, label in enumerate(labels[:20].tolist()):
+        image, target = images[position : position + 1], torch.tensor([label])
+        raised = _Raised(model, label, 12.0)
+        start = threat.random_start(image, torch.Generator().manual_seed(position))
+        peer = base.APGDAttack(
+            raised,
+            n_iter=100,
+            norm={"linf": "Linf", "l2": "L2"}[norm],
+            eps=radius,
+            seed=0,
+            device="cpu",
+            logger=logging.getLogger("peer"),
+        )
+        peer.init_hyperparam(image)
+        theirs, accuracy, _, _ = peer.attack_single_run(image, target, x_init=start)
+        assert accuracy.item() == 1
+        monkeypatch.setattr("lrsegformer.robustness.apgd.random_starts", lambda *_, start=start: start)
+        ours = apgd(raised, image, target, threat, 100)
+        ended_alike.append((ours.images - theirs).abs().max().item() < 1e-6)
+    assert sum(ended_alike) >= equal * len(ended_alike)
+
+
+def test_progress_on_masked_objectives_is_measured_by_what_does_not_fall(segmenter, scenes, monkeypatch):
+    images, labels = scenes[0][:2], scenes[1][:2]
+    calls = []
+
+    def watched(logits, *rest, **options):
+        calls.append(len(logits))
+        return jensen_shannon(logits, *rest, **options)
+
+    monkeypatch.setattr("lrsegformer.robustness.apgd.jensen_shannon", watched)
+    apgd(segmenter, images, labels, THREATS[0], 3, "cross_entropy")
+    assert not calls
+    for objective in ("masked_cross_entropy", "balanced_masked_cross_entropy"):
+        calls.clear()
+        apgd(segmenter, images, labels, THREATS[0], 3, objective)
+        assert calls == [2] * 4, "the start and every step"
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
+def test_a_gradient_that_is_no_number_is_no_robustness(segmenter, scenes, threat):
+    class Broken(nn.Module):
+        def forward(self, images):
+            return segmenter(images) + 0 * (images - images.detach()).sqrt().sum()
+
+    images, labels = scenes[0][:2], scenes[1][:2]
+    with pytest.raises(RuntimeError, match="gradient of the attack's objective is not finite"):
+        apgd(Broken(), images, labels, threat, 3)
+
+
+def test_logits_that_are_no_numbers_get_one_line(linear):
+    model = linear(torch.full((2, 4), math.nan), torch.zeros(2))
+    with pytest.raises(InputError, match="logits of clean images are not finite"):
+        apgd(model, torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.long), THREATS[0], 2)
+
+
 def test_dlr_does_not_care_for_the_scale_of_the_logits(digits_classifier):
     """Logits so large that cross entropy has no gradient left: what a model may hide behind."""
     model, images, labels = digits_classifier
@@ -205,3 +275,16 @@ def test_bad_input_gets_one_line(segmenter, scenes, change, message):
     with pytest.raises(InputError, match=message) as caught:
         apgd(segmenter, **options)
     assert "\n" not in str(caught.value)
+
+
+class _Raised(nn.Module):
+    """A model with one logit raised."""
+
+    def __init__(self, model, label, height):
+        super().__init__()
+        self.model, self.label, self.height = model, label, height
+
+    def forward(self, images):
+        logits = self.model(images).clone()
+        logits[:, self.label] += self.height
+        return logits

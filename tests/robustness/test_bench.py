@@ -238,7 +238,7 @@ def test_models_that_do_not_fit(models, tmp_path):
     assert "--models" in refuse(["baseline", "five_classes"])
     line = refuse(["baseline", "classifier"])
     assert "segmentation" in line and "classification" in line
-    line = refuse(["baseline"], attacks=["autoattack"])
+    line = refuse(["baseline"], attacks=["autoattack"], steps=None)
     assert "autoattack" in line and "classification" in line and "sea" in line
     assert "segpgd" in refuse(["classifier"], attacks=["segpgd"])
     assert not list((tmp_path / "none").glob("*.md"))
@@ -249,5 +249,5 @@ def test_backbone_without_a_head_is_refused(models, tmp_path, make_model):
     arguments = RobustnessArguments(models=[str(tmp_path / "backbone")], output_dir=str(tmp_path / "report"))
     with pytest.raises(InputError, match="fine-tuned SegFormer"):
         bench.run_bench(arguments, DATA)
-    with pytest.raises(InputError, match="nowhere.*cannot be loaded"):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
         bench.run_bench(dataclasses.replace(arguments, models=["./nowhere"]), DATA)

@@ -88,3 +88,31 @@ def test_shifted_classes(make_model, tmp_path):
     (cell,) = (cell for cell in CellFile(tmp_path / "report").read().values() if cell["condition"]["name"] == "two")
     assert cell["num_labels"] == 2 and cell["class_names"] == ["digit 3", "digit 7"]
     assert sum(count for _, _, count in cell["counts"]) == 6
+
+
+def test_scoring_needs_no_training_folders(make_model, tmp_path):
+    digits = BenchDataArguments(dataset="digits", image_size=64, max_eval_samples=4)
+    splits = load_data(digits, "segmentation", SEED, (0.0,) * 3, (1.0,) * 3)
+    (tmp_path / "names.txt").write_text("\n".join(splits.label_space.names))
+    save_masks(tmp_path, splits, lambda mask: mask)
+    data = BenchDataArguments(
+        validation_images=str(tmp_path / "images" / "validation"),
+        validation_masks=str(tmp_path / "annotations" / "validation"),
+        class_names=str(tmp_path / "names.txt"),
+        image_size=64,
+    )
+    arguments = make_arguments(make_model(num_labels=11), tmp_path)
+    report = bench.run_bench(arguments, data)
+    assert row_of(report, "clean")["images"] == 4
+    assert "train_images" not in (tmp_path / "report" / "run.yaml").read_text()
+    with pytest.raises(InputError, match="--reliability compares with training images: give --train_images"):
+        bench.run_bench(dataclasses.replace(arguments, reliability=True), data)
+
+
+def test_folders_that_do_not_make_a_data_set():
+    with pytest.raises(InputError, match="--validation_masks missing"):
+        BenchDataArguments(validation_images="a")
+    with pytest.raises(InputError, match="--train_masks missing"):
+        BenchDataArguments(validation_images="a", validation_masks="b", train_images="c")
+    with pytest.raises(InputError, match="--dataset d and --validation_images a both name the data"):
+        BenchDataArguments(validation_images="a", validation_masks="b", dataset="d")

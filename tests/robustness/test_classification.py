@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from lrsegformer.errors import InputError
-from lrsegformer.robustness import classification
+from lrsegformer.robustness import classification, minimum_norm
 from lrsegformer.robustness.apgd import apgd
-from lrsegformer.robustness.classification import auto_attack, minimum_norm_l2, square
+from lrsegformer.robustness.classification import auto_attack, square, square_flags
+from lrsegformer.robustness.minimum_norm import minimum_norm_l2
 from lrsegformer.robustness.threat import Threat
 
 THREATS = (Threat("linf", 0.1), Threat("l2", 0.6))
@@ -47,6 +48,8 @@ def test_auto_attack(few, quick_square, threat):
     assert threat.distance(found.images, images).max() <= threat.radius + 1e-6
     assert found.images.min() >= 0 and found.images.max() <= 1
     assert torch.equal(found.robust, is_right(model, found.images, labels))
+    assert [by == "nothing" for by in found.broken_by] == found.robust.tolist()
+    assert [by == "clean" for by in found.broken_by] == (~is_right(model, images, labels)).tolist()
     assert not (found.robust & ~is_right(model, images, labels)).any()
     assert list(found.robust_after) == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
     shares = list(found.robust_after.values())
@@ -92,7 +95,7 @@ def test_flags_are_kept_as_text(few, quick_square, caplog):
         stepped = auto_attack(Stepped(model), images, labels, THREATS[0])
     assert any("randomized defense" in warning for warning in noisy.warnings)
     assert any("probability distribution" in warning for warning in probabilities.warnings)
-    assert any("zero gradient" in warning for warning in stepped.warnings)
+    assert any("there are points with zero gradient" in warning for warning in stepped.warnings)
     for found in (noisy, probabilities, stepped):
         assert len(set(found.warnings)) == len(found.warnings)
     assert not [record for record in caplog.records if record.name == "auto-attack"], "said once, in the result"
@@ -105,7 +108,16 @@ def test_square_beating_the_gradients_is_flagged(few, quick_square):
     model, images, labels = few
     found = auto_attack(Stepped(model), images, labels, Threat("linf", 0.25))
     assert found.robust_after["square"] < found.robust_after["fab-t"] - 0.05
-    assert any("Square Attack has decreased" in warning for warning in found.warnings)
+    (flag,) = square_flags(found.broken_by)
+    drop = found.robust_after["fab-t"] - found.robust_after["square"]
+    assert f"Square Attack has decreased the robust accuracy of {drop:.2%}" in flag
+
+
+def test_the_flag_on_square_is_one_of_the_whole_data_set():
+    pytest.importorskip("pyautoattack")
+    assert square_flags(["clean"] * 100 + ["apgd-ce"] * 300 + ["nothing"] * 599 + ["square"]) == []
+    (flag,) = square_flags(["nothing"] * 90 + ["square"] * 10)
+    assert "of 10.00%" in flag
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -151,57 +163,6 @@ def test_square_needs_no_gradient(few):
     assert found.accuracy.mean() < is_right(Stepped(model), images, labels).double().mean() - 0.1
 
 
-def test_minimum_norm_curve(digits_classifier):
-    pytest.importorskip("foolbox")
-    model, images, labels = digits_classifier
-    found = minimum_norm_l2(model, images, labels)
-    right = is_right(model, images, labels)
-    radii = [0.0, 0.1, 0.3, 0.6, 1.0, 2.0, 8.0]
-    curve = found.accuracy_at(radii)
-    assert curve[0] == right.double().mean() and curve == sorted(curve, reverse=True)
-    assert curve[0] > curve[2] > curve[4] and curve[-1] == 0
-    assert (found.distances[~right] == 0).all() and torch.equal(found.images[~right], images[~right])
-    assert (found.distances[right] > 0).all() and found.distances.isfinite().all()
-    assert not is_right(model, found.images, labels).any()
-    assert torch.equal(Threat("l2", 0.0).distance(found.images, images)[right], found.distances[right])
-    assert found.images.min() >= 0 and found.images.max() <= 1
-    # Nearly as small as a strong attack at fixed radii allows; without the projection the curve is 0.2 higher.
-    for radius, share in zip(radii[2:4], curve[2:4], strict=True):
-        assert -0.01 <= share - apgd(model, images, labels, Threat("l2", radius), 100).accuracy.mean() <= 0.04
-
-
-def test_minimum_norm_of_a_linear_model_is_known(linear):
-    pytest.importorskip("foolbox")
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(2, 48, generator=generator)
-    model = linear(weight, torch.zeros(2))
-    images = 0.4 + 0.2 * torch.rand(20, 3, 4, 4, generator=generator)
-    labels = model(images).argmax(1)
-    margins = model(images).sort(dim=1).values.diff(dim=1)[:, 0]
-    expected = (margins / (weight[0] - weight[1]).norm()).double()
-    found = minimum_norm_l2(model, images, labels, steps=500)
-    assert (found.distances >= expected * (1 - 1e-5)).all()
-    assert torch.allclose(found.distances, expected, rtol=1e-2)
-
-
-def test_foolbox_still_leaves_out_the_projection(digits_classifier):
-    """When this fails, foolbox projects, and so need we no longer."""
-    foolbox = pytest.importorskip("foolbox")
-    model, images, labels = digits_classifier
-    plain = foolbox.attacks.L2FMNAttack(steps=100).run(
-        foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), images, foolbox.criteria.Misclassification(labels)
-    )
-    distances = Threat("l2", 0.0).distance(plain, images)
-    assert distances.median() > 1.2 * minimum_norm_l2(model, images, labels, steps=100).distances.median()
-
-
-def test_an_image_that_nothing_breaks_is_infinitely_far(linear):
-    pytest.importorskip("foolbox")
-    model = linear(torch.zeros(2, 48), torch.tensor([1.0, 0.0]))
-    found = minimum_norm_l2(model, torch.rand(3, 3, 4, 4), torch.tensor([0, 0, 1]), steps=5)
-    assert found.distances.tolist() == [torch.inf, torch.inf, 0] and found.accuracy_at([100.0]) == [2 / 3]
-
-
 @pytest.mark.parametrize("attack", [auto_attack, square, minimum_norm_l2])
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -232,7 +193,8 @@ def test_without_the_package_the_extra_is_named(few, monkeypatch, attack, packag
     def missing(name):
         raise InputError(f"needs {name}: pip install lrsegformer[robustness]")
 
-    monkeypatch.setattr(classification, "require", missing)
+    for module in (classification, minimum_norm):
+        monkeypatch.setattr(module, "require", missing)
     threat = () if attack is minimum_norm_l2 else (THREATS[0],)
     with pytest.raises(InputError, match=f"{package}: pip install"):
         attack(*few, *threat)

@@ -28,7 +28,7 @@ from lrsegformer.robustness.corruptions import (
     corrupt,
     corruption_names,
     image_seed,
-    in_memory_mce,
+    mean_corruption_error,
     summarise_corruptions,
 )
 
@@ -192,20 +192,20 @@ def test_summary_by_hand():
     summary = summarise_corruptions(0.5, scores)
     assert summary.per_corruption == pytest.approx({"fog": 0.3, "snow": 0.2})
     assert (summary.mean, summary.retention) == pytest.approx((0.25, 0.5))
-    assert summary.in_memory_mce is None
+    assert summary.mce is None
     assert math.isnan(summarise_corruptions(0.0, scores).retention)
 
 
-def test_in_memory_mce():
+def test_mean_corruption_error():
     cells = [(name, severity) for name in COMMON_CORRUPTIONS for severity in SEVERITIES]
     # AlexNet itself has 1, whatever its errors at the single severities.
     alexnet = {(name, severity): 1 - ALEXNET_ERRORS[name] - 0.01 * (severity - 3) for name, severity in cells}
-    assert in_memory_mce(alexnet) == pytest.approx(1.0)
+    assert mean_corruption_error(alexnet) == pytest.approx(1.0)
     halved = {cell: 1 - (1 - accuracy) / 2 for cell, accuracy in alexnet.items()}
-    assert in_memory_mce(halved) == pytest.approx(0.5)
+    assert mean_corruption_error(halved) == pytest.approx(0.5)
     # ResNet-50: mean accuracy 0.3948 and mCE 0.764 are published, so an even spread of its errors comes close.
-    assert in_memory_mce(dict.fromkeys(cells, 0.3948)) == pytest.approx(0.764, abs=0.03)
-    assert in_memory_mce(dict.fromkeys(cells, 1.0)) == 0.0
-    assert in_memory_mce(dict.fromkeys(cells[1:], 0.5)) is None
-    assert summarise_corruptions(1.0, dict.fromkeys(cells, 1.0), "classification").in_memory_mce == 0.0
-    assert summarise_corruptions(1.0, dict.fromkeys(cells, 1.0)).in_memory_mce is None
+    assert mean_corruption_error(dict.fromkeys(cells, 0.3948)) == pytest.approx(0.764, abs=0.03)
+    assert mean_corruption_error(dict.fromkeys(cells, 1.0)) == 0.0
+    assert mean_corruption_error(dict.fromkeys(cells[1:], 0.5)) is None
+    assert summarise_corruptions(1.0, dict.fromkeys(cells, 1.0), "classification").mce == 0.0
+    assert summarise_corruptions(1.0, dict.fromkeys(cells, 1.0)).mce is None

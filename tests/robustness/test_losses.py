@@ -8,22 +8,21 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrsegformer.errors import InputError
 from lrsegformer.evaluation import predict_classes
 from lrsegformer.losses import segmentation_loss
 from lrsegformer.robustness import OBJECTIVES
 from lrsegformer.robustness.losses import (
+    PixelObjective,
     balanced_masked_cross_entropy,
     cospgd,
+    counted_pixels,
     cross_entropy,
-    dlr,
-    find_objective,
     jensen_shannon,
     masked_cross_entropy,
     segpgd,
 )
 
-PIXEL_OBJECTIVES = [name for name in OBJECTIVES if name != "dlr"]
+PIXEL_OBJECTIVES = [name for name, objective in OBJECTIVES.items() if isinstance(objective, PixelObjective)]
 
 
 def a_case(size=(5, 6), label_size=(20, 27), num_labels=4, batch=3, seed=0, dtype=torch.float64, scale=3.0):
@@ -136,6 +135,19 @@ def test_ignored_pixels_never_enter(name, targeted):
     assert torch.equal(gradient, other_gradient)
 
 
+def test_above_255_classes_255_is_a_class():
+    labels = torch.tensor([[[255, -100], [3, 255]]])
+    for num_labels, counted in [(4, 1), (300, 3)]:
+        logits = torch.randn(1, num_labels, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        values, right = cross_entropy.values_and_right(logits, labels)
+        valid = counted_pixels(labels, num_labels)
+        assert valid.sum() == counted
+        losses = F.cross_entropy(logits, torch.where(valid, labels, -100), reduction="none", ignore_index=-100)
+        torch.testing.assert_close(values[0], losses.sum() / counted)
+        (gradient,) = torch.autograd.grad(values.sum(), logits)
+        assert torch.equal((gradient != 0).any(dim=1), valid)
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 def test_weights_are_those_of_the_authors_package(targeted):
     package = pytest.importorskip("cospgd", reason="the package cospgd of the extra robustness is not installed")
@@ -218,21 +230,6 @@ def test_classification_is_one_pixel_an_image_and_255_is_a_class(targeted):
     torch.testing.assert_close(*gradients)
 
 
-def test_dlr_is_the_authors_formula_and_knows_no_scale():
-    logits = torch.tensor([[3.0, 1.0, 0.0, -2.0], [3.0, 1.0, 0.0, -2.0]], dtype=torch.float64)
-    labels = torch.tensor([0, 2])
-    values, right = dlr.values_and_right(logits, labels)
-    torch.testing.assert_close(values, torch.tensor([-2 / 3, 3 / 3], dtype=torch.float64))
-    assert right.tolist() == [1, 0]
-    torch.testing.assert_close(dlr(1e-6 * logits + 5, labels), values, atol=1e-8, rtol=0)
-    torch.testing.assert_close(dlr(logits, labels, targeted=True), -values)
-    autopgd = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack is not installed")
-    random = torch.randn(50, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    labels = torch.randint(0, 10, (50,), generator=torch.Generator().manual_seed(1))
-    theirs = autopgd.APGDAttack(lambda images: images, eps=0.1, device="cpu").dlr_loss(random, labels)
-    torch.testing.assert_close(dlr(random, labels), theirs, atol=1e-9, rtol=1e-9)
-
-
 def test_the_upsampled_logits_are_never_held(largest_allocation):
     logits = torch.randn(1, 150, 16, 16, requires_grad=True)
     labels = torch.randint(0, 150, (1, 384, 384))
@@ -249,12 +246,3 @@ def test_half_precision_is_summed_in_float32():
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, cross_entropy(half.float(), labels))
     assert torch.autograd.grad(values.sum(), half)[0].dtype == torch.float16
-
-
-def test_unknown_or_unfit_objectives_get_one_line():
-    with pytest.raises(InputError, match="unknown attack objective 'dice': the objectives are cross_entropy, segpgd"):
-        find_objective("dice")
-    with pytest.raises(InputError, match="dlr needs logits"):
-        dlr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
-    with pytest.raises(InputError, match="3 classes or more"):
-        dlr(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))

@@ -129,6 +129,23 @@ def test_minimum_norm_attack_is_read_off_at_every_radius():
     assert [(row["condition"], row["accuracy"]) for row in rows[1:]] == [("fmn-l2-0.5", 0.5), ("fmn-l2-1", 0.25)]
 
 
+def test_minimum_norm_attack_on_maps_counts_the_images_within_the_radius():
+    # Of two images with 10 pixels of each class the attack turns all; one at radius 0.5, the other at 2.
+    right, wrong = [[0, 3], [10, 10]], [[1, 2], [10, 10]]
+    cell = make_cell(
+        "m",
+        attack("alma_prox", None),
+        0,
+        distances=[0.5, 2.0, None],
+        image_tables=[[right, wrong], [right, wrong], [right, right]],
+    )
+    rows = result_rows([make_cell("m", CLEAN, 9), cell], "segmentation", [0.25, 0.5, 4.0])[1:]
+    assert [row["condition"] for row in rows] == [f"alma_prox-linf-{radius}" for radius in ("0.25", "0.5", "4")]
+    assert [row["accuracy"] for row in rows] == pytest.approx([1, 2 / 3, 1 / 3])
+    # 20 right and 10 wrong pixels of each class: 20 of a union of 40.
+    assert [row["mean_iou"] for row in rows] == pytest.approx([1, 20 / 40, 10 / 50])
+
+
 def test_masked_gradients_are_flagged(cells):
     rows = result_rows(cells, "segmentation", [])
     baseline, ours = masking_rows(cells, rows)
@@ -154,11 +171,24 @@ def test_gap_of_one_point_is_no_flag():
 
 def test_summary_of_corruptions(cells):
     rows = result_rows(cells, "segmentation", [])
-    summary = {(row["model"], row["score"]): row for row in corruption_rows(rows, "segmentation")}
+    summary = {(row["model"], row["score"]): row for row in corruption_rows(rows, "segmentation", 2)}
     accuracy = summary["ours", "pixel accuracy"]
     assert accuracy["mean"] == pytest.approx(0.7) and accuracy["retention"] == pytest.approx(0.7 / 0.9)
     assert summary["ours", "mIoU"]["mean"] == pytest.approx((8 / 12 + 6 / 14) / 2)
-    assert accuracy["in_memory_mce"] is None
+    assert accuracy["mce"] is None
+
+
+def test_folders_of_imagenet_c_are_summed_up_by_themselves(cells):
+    folders = [
+        make_cell("ours", Condition("shifted", f"imagenet-c/{name}", severity=severity), right)
+        for name, severity, right in (("fog", 1, 8), ("fog", 2, 6), ("snow", 1, 4), ("snow", 2, 2))
+    ]
+    rows = result_rows([*cells, *folders], "classification", [])
+    found = [row for row in corruption_rows(rows, "classification", 2) if row["source"] == "imagenet-c"]
+    assert [(row["model"], row["mean"], row["mce"]) for row in found] == [("ours", pytest.approx(0.5), None)]
+    assert found[0]["per_corruption"] == pytest.approx({"fog": 0.7, "snow": 0.3})
+    points = severity_curves(rows, "accuracy")["ours", "imagenet-c"]
+    assert points == [(0.0, 0.9), (1.0, pytest.approx(0.6)), (2.0, pytest.approx(0.4))]
 
 
 def test_curves_begin_at_the_clean_score(cells, tmp_path):
@@ -197,7 +227,11 @@ def test_report_files(cells, tmp_path):
         models=["a", "b"], attacks=["pgd", "apgd"], eps=[0.5, 2.0], output_dir=str(tmp_path), seed=3
     )
     report = write_report(
-        arguments, DataArguments(dataset="pictures"), cells, make_context(bounds=bounds), ["/x/y/a.png", "/x/z/b.png"]
+        arguments,
+        DataArguments(dataset="pictures"),
+        cells,
+        make_context(bounds=bounds),
+        {"0a": ["/x/y/a.png", "/x/z/b.png"], "1b": ["row 1"]},
     )
     assert json.loads((tmp_path / "results.json").read_text()) == report
     text = (tmp_path / "results.md").read_text()
@@ -207,7 +241,9 @@ def test_report_files(cells, tmp_path):
     assert "- ours, snow-1: it was cold" in text and "- A: torch 2.9" in text
     assert text.index("(estimates") < text.index("7.5") < text.index("## Proven bounds") < text.index("1.2346")
     assert "1.2346" not in text[: text.index("## Proven bounds")], "bounds stand apart from estimates"
-    assert (tmp_path / "subset.txt").read_text() == "y/a.png\nz/b.png\n"
+    assert (tmp_path / "subsets" / "0a.txt").read_text() == "y/a.png\nz/b.png\n"
+    assert (tmp_path / "subsets" / "1b.txt").read_text() == "row 1\n"
+    assert not list(tmp_path.rglob("*.part"))
     assert "eps:\n- 0.5\n- 2.0" in (tmp_path / "run.yaml").read_text()
 
     rows = list(csv.DictReader(open(tmp_path / "results.csv")))
@@ -224,7 +260,7 @@ def test_report_files(cells, tmp_path):
 def test_report_of_clean_images_alone(tmp_path):
     arguments = RobustnessArguments(models=["a"], output_dir=str(tmp_path))
     context = make_context("classification", bounds={"ours": None}, images=100)
-    write_report(arguments, DataArguments(), [make_cell("ours", CLEAN, 9)], context, ["row 1"])
+    write_report(arguments, DataArguments(), [make_cell("ours", CLEAN, 9)], context, {"0a": ["row 1"]})
     text = (tmp_path / "results.md").read_text()
     assert "all 100 validation images" in text and "| clean | 90.00 |" in text
     assert "Proven" not in text and "Attacks" not in text

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -134,7 +135,23 @@ def test_require_gives_the_module_or_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(InputError, match=r"imagecorruptions-imaug: pip install lrsegformer\[robustness\]"):
         require("imagecorruptions")
-    (tmp_path / "broken_package.py").write_text("import a_module_that_is_not_there\n")
+    absent = ModuleNotFoundError("No module named 'adv_lib'", name="adv_lib")
+    monkeypatch.setattr("importlib.import_module", Mock(side_effect=absent))
+    with pytest.raises(InputError, match=r"adv-lib: pip install lrsegformer\[alma\]"):
+        require("adv_lib.attacks.segmentation")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("import a_module_that_is_not_there", "No module named 'a_module_that_is_not_there'"),
+        ("raise RuntimeError('operator x does not exist\\nand more')", r"operator x does not exist\)"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_one_line(monkeypatch, tmp_path, line, reason):
+    (tmp_path / "broken_package.py").write_text(f"{line}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+    monkeypatch.delitem(sys.modules, "broken_package", raising=False)
+    with pytest.raises(InputError, match=f"broken_package is installed but cannot be imported .*{reason}") as caught:
         require("broken_package")
+    assert "\n" not in str(caught.value)
