@@ -16,6 +16,8 @@ DESCRIPTIONS = {
     "classification": "Fine-tune SegFormer for image classification with a Lipschitz-constrained classifier.",
 }
 INPUT_ERROR_STATUS = 2
+# For argparse's parsers, which have no public way to say it: their own pattern takes -1e-3 and -5. for options.
+NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 STOPPED_STATUS = 130  # 128 + SIGINT, as of a program that Ctrl-C ends
 # How long a process waits before it prints an error that another one may have to explain: longer than processes are
 # apart in finding the same mistake, and than a launcher takes to end the others once one has failed.

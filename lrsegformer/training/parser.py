@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import json
-import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from transformers import HfArgumentParser
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.errors import InputError
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
+from lrsegformer.training.command_line import NEGATIVE_NUMBER
 from lrsegformer.training.recipes import RECIPES
-
-_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
 
 class OneLineParser(HfArgumentParser):
@@ -27,8 +25,7 @@ class OneLineParser(HfArgumentParser):
 
     def __init__(self, dataclass_types: Any, **kwargs):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
-        # argparse has no public way to say so, and its own pattern takes -1e-3 and -5. for options.
-        self._negative_number_matcher = _NEGATIVE_NUMBER
+        self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str) -> None:
         raise InputError(f"{message}; see --help.")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
@@ -13,7 +14,11 @@ DEFAULT_STRATEGY = "stable_softplus"
 
 
 class OneLineArgumentParser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` that raises its errors as [`InputError`]."""
+    """`argparse.ArgumentParser` that raises its errors as [`InputError`]; negative numbers are values."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._negative_number_matcher = command_line.NEGATIVE_NUMBER
 
     def error(self, message: str) -> None:
         raise InputError(f"{message}; see --help.")
