@@ -13,7 +13,7 @@ set -euo pipefail
 
 data=${LRSEGFORMER_DATA:?the folder that holds camvid, tiny_imagenet10, imagenet1k_sample and standin-mit-b0}
 strategies=(stable_softplus geometric_mean spectral_norm orthogonal jacobian_norm)
-camvid_models=(runs/baseline "${strategies[@]/#/runs/}" runs/baseline_adversarial runs/stable_softplus_adversarial)
+trained_both_ways=(runs/baseline runs/stable_softplus runs/baseline_adversarial runs/stable_softplus_adversarial)
 classes=Sky,Building,Pole,Road,Pavement,Tree,SignSymbol,Fence,Car,Pedestrian,Bicyclist
 
 bench() {
@@ -22,12 +22,11 @@ bench() {
 
 on_tiny_imagenet() {
     bench --models runs/tiny_baseline runs/tiny_stable_softplus --dataset "$data/tiny_imagenet10" --validation_split val \
-        --image_size 64 --batch_size 20 "$@"
+        --image_size 64 --batch_size 12 "$@"
 }
 
 on_camvid() {
-    bench --models "${camvid_models[@]}" \
-        --train_images "$data/camvid/train" --train_masks "$data/camvid/trainannot" \
+    bench --train_images "$data/camvid/train" --train_masks "$data/camvid/trainannot" \
         --validation_images "$data/camvid/val" --validation_masks "$data/camvid/valannot" \
         --class_names $classes --ignore_label 11 --image_size 256 --eval_size 360 --batch_size 1 "$@"
 }
@@ -44,20 +43,21 @@ train)
     done
     for strategy in none stable_softplus; do
         benchmarks/real_data.sh tiny_imagenet "$strategy" 1200 "runs/tiny_${strategy/none/baseline}" --bf16 False
-        benchmarks/real_data.sh imagenet "$strategy" 300 "runs/imagenet_${strategy/none/baseline}" --bf16 False
+        benchmarks/real_data.sh imagenet "$strategy" 100 "runs/imagenet_${strategy/none/baseline}" --bf16 False
     done
     ;;
 camvid)
-    on_camvid --attacks pgd --steps 10 --eps 0.5 1 --corruptions common --severities 3 --output_dir reports/camvid
+    on_camvid --models runs/baseline "${strategies[@]/#/runs/}" runs/baseline_adversarial runs/stable_softplus_adversarial \
+        --attacks pgd --steps 10 --eps 0.5 1 --corruptions common --severities 3 --output_dir reports/camvid
     ;;
 ensemble)
-    on_camvid --attacks pgd segpgd cospgd apgd sea --steps 20 --eps 1 --reliability --max_eval_samples 6 \
+    on_camvid --models "${trained_both_ways[@]}" --attacks pgd segpgd cospgd apgd sea --steps 20 --eps 1 --reliability --max_eval_samples 6 \
         --output_dir reports/camvid-ensemble
     ;;
 tiny_imagenet)
     on_tiny_imagenet --max_eval_samples 250 --attacks pgd apgd --eps 0.5 1 2 --corruptions common --reliability \
         --output_dir reports/tiny_imagenet
-    on_tiny_imagenet --max_eval_samples 40 --attacks pgd apgd square autoattack --eps 1 \
+    on_tiny_imagenet --max_eval_samples 24 --attacks pgd apgd square autoattack --eps 1 \
         --output_dir reports/tiny_imagenet-autoattack
     on_tiny_imagenet --max_eval_samples 100 --attacks fmn --norm l2 --eps 0.1 0.25 0.5 1 \
         --output_dir reports/tiny_imagenet-l2
@@ -66,7 +66,7 @@ imagenet)
     # One image a class makes no validation set: the 100 images are those that the models were trained on.
     bench --models runs/imagenet_baseline runs/imagenet_stable_softplus \
         --dataset "$data" --train_split imagenet1k_sample --validation_split imagenet1k_sample --image_size 64 \
-        --batch_size 25 --attacks pgd apgd --eps 0.5 1 2 --corruptions common --output_dir reports/imagenet
+        --batch_size 25 --attacks pgd apgd --eps 1 --corruptions common --severities 3 --output_dir reports/imagenet
     ;;
 *)
     echo "unknown run ${1:-}: train, camvid, ensemble, tiny_imagenet or imagenet" >&2
