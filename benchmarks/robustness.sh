@@ -4,7 +4,7 @@
 #
 #     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh train       # 8 models on CamVid, 2 on each sample of ImageNet
 #     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh camvid      # all 26 frames: PGD, corruptions
-#     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh ensemble    # 6 frames: SEA and the other objectives, calibration, slopes
+#     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh ensemble    # 4 frames: SEA and the other objectives
 #     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh tiny_imagenet
 #     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh imagenet
 #
@@ -51,8 +51,8 @@ camvid)
         --attacks pgd --steps 10 --eps 0.5 1 --corruptions common --severities 3 --output_dir reports/camvid
     ;;
 ensemble)
-    on_camvid --models "${trained_both_ways[@]}" --attacks pgd segpgd cospgd apgd sea --steps 20 --eps 1 --reliability --max_eval_samples 6 \
-        --output_dir reports/camvid-ensemble
+    on_camvid --models "${trained_both_ways[@]}" --attacks pgd segpgd cospgd apgd sea --steps 10 --eps 1 \
+        --max_eval_samples 4 --output_dir reports/camvid-ensemble
     ;;
 tiny_imagenet)
     on_tiny_imagenet --max_eval_samples 250 --attacks pgd apgd --eps 0.5 1 2 --corruptions common --reliability \
