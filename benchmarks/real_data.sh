@@ -39,15 +39,8 @@ tiny_imagenet_smoothed)
         --image_size 64 --total_batch_size 32 --crop_area_min 0.2 --label_smoothing_factor 0.1 \
         --learning_rate 3e-4 --head_learning_rate_multiplier 4 --weight_decay 0.05 --logging_steps 50
     ;;
-imagenet)
-    # 100 images, one a class, which are learned by heart: enough to try the bench with many classes, and no more.
-    python scripts/finetune_cls.py "${shared[@]}" \
-        --dataset "$data" --train_split imagenet1k_sample --validation_split imagenet1k_sample \
-        --image_size 64 --total_batch_size 50 --crop_area_min 0.6 \
-        --learning_rate 5e-4 --head_learning_rate_multiplier 10 --logging_steps 50
-    ;;
 *)
-    echo "unknown experiment $experiment: camvid, tiny_imagenet, tiny_imagenet_smoothed or imagenet" >&2
+    echo "unknown experiment $experiment: camvid, tiny_imagenet or tiny_imagenet_smoothed" >&2
     exit 2
     ;;
 esac

@@ -2,16 +2,15 @@
 # The robustness runs behind docs/results.md, on 2 CPU cores. Models, recipes, subsets, radii and steps are fixed here before anything
 # is scored.
 #
-#     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh train       # 8 models on CamVid, 2 on each sample of ImageNet
+#     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh train       # 8 models on CamVid, 2 on Tiny-ImageNet
 #     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh camvid      # all 26 frames: PGD, corruptions
 #     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh ensemble    # 4 frames: SEA and the other objectives
 #     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh tiny_imagenet
-#     LRSEGFORMER_DATA=path/to/data benchmarks/robustness.sh imagenet
 #
 # Each bench can be stopped and started again. Two processes of one thread share the images of every cell.
 set -euo pipefail
 
-data=${LRSEGFORMER_DATA:?the folder that holds camvid, tiny_imagenet10, imagenet1k_sample and standin-mit-b0}
+data=${LRSEGFORMER_DATA:?the folder that holds camvid, tiny_imagenet10 and standin-mit-b0}
 strategies=(stable_softplus geometric_mean spectral_norm orthogonal jacobian_norm)
 trained_both_ways=(runs/baseline runs/stable_softplus runs/baseline_adversarial runs/stable_softplus_adversarial)
 classes=Sky,Building,Pole,Road,Pavement,Tree,SignSymbol,Fence,Car,Pedestrian,Bicyclist
@@ -43,7 +42,6 @@ train)
     done
     for strategy in none stable_softplus; do
         benchmarks/real_data.sh tiny_imagenet "$strategy" 1200 "runs/tiny_${strategy/none/baseline}" --bf16 False
-        benchmarks/real_data.sh imagenet "$strategy" 100 "runs/imagenet_${strategy/none/baseline}" --bf16 False
     done
     ;;
 camvid)
@@ -62,14 +60,8 @@ tiny_imagenet)
     on_tiny_imagenet --max_eval_samples 100 --attacks fmn --norm l2 --eps 0.1 0.25 0.5 1 \
         --output_dir reports/tiny_imagenet-l2
     ;;
-imagenet)
-    # One image a class makes no validation set: the 100 images are those that the models were trained on.
-    bench --models runs/imagenet_baseline runs/imagenet_stable_softplus \
-        --dataset "$data" --train_split imagenet1k_sample --validation_split imagenet1k_sample --image_size 64 \
-        --batch_size 25 --attacks pgd apgd --eps 1 --corruptions common --severities 3 --output_dir reports/imagenet
-    ;;
 *)
-    echo "unknown run ${1:-}: train, camvid, ensemble, tiny_imagenet or imagenet" >&2
+    echo "unknown run ${1:-}: train, camvid, ensemble or tiny_imagenet" >&2
     exit 2
     ;;
 esac
