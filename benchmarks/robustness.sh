@@ -53,11 +53,11 @@ ensemble)
         --max_eval_samples 4 --output_dir reports/camvid-ensemble
     ;;
 tiny_imagenet)
-    on_tiny_imagenet --max_eval_samples 250 --attacks pgd apgd --eps 0.5 1 2 --corruptions common --reliability \
+    on_tiny_imagenet --max_eval_samples 100 --attacks pgd apgd --eps 0.5 1 --corruptions common --severities 3 --reliability \
         --output_dir reports/tiny_imagenet
     on_tiny_imagenet --max_eval_samples 24 --attacks pgd apgd square autoattack --eps 1 \
         --output_dir reports/tiny_imagenet-autoattack
-    on_tiny_imagenet --max_eval_samples 100 --attacks fmn --norm l2 --eps 0.1 0.25 0.5 1 \
+    on_tiny_imagenet --max_eval_samples 48 --attacks fmn --norm l2 --eps 0.1 0.25 0.5 1 \
         --output_dir reports/tiny_imagenet-l2
     ;;
 *)
