@@ -18,7 +18,13 @@ def test_equals_interpolate_then_argmax(size, batch):
     logits = torch.randn(batch, 19, 8, 10, generator=torch.Generator().manual_seed(sum(size)))
     classes = predict_classes(logits, size)
     assert classes.dtype == torch.uint8
-    assert torch.equal(classes.long(), interpolate_then_argmax(logits, size))
+    # Where processors round otherwise two classes may change places, but only where they are equal to rounding.
+    exact = F.interpolate(logits.double(), size=size, mode="bilinear", align_corners=False)
+    largest = exact.topk(2, dim=1).values
+    is_sure = largest[:, 0] - largest[:, 1] > 1e-5
+    assert is_sure.double().mean() > 0.99
+    assert torch.equal(classes.long()[is_sure], interpolate_then_argmax(logits, size)[is_sure])
+    assert (exact.amax(1) - exact.gather(1, classes.long()[:, None])[:, 0]).max() < 1e-5
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -1,5 +1,7 @@
 """The baseline is the stock model: logits, loss, gradients, statistics, options of the forward pass."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -37,6 +39,10 @@ def test_baseline_has_the_stock_logits_loss_and_gradients(pair, images, labels, 
     assert set(actual) == set(expected)
     largest = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
+        if training and re.fullmatch(r"decode_head\.linear_projections\.\d\.proj\.bias", name):
+            # The batch's mean takes these biases away: their true gradient is 0, and rounding is all that either has.
+            assert max(gradient.abs().max().item(), actual[name].abs().max().item()) <= tolerance * largest, name
+            continue
         # A key bias has no true gradient: softmax ignores it, and rounding is all there is.
         scale = max(gradient.abs().max().item(), 1e-3 * largest)
         assert (actual[name] - gradient).abs().max().item() <= 10 * tolerance * scale, name
