@@ -21,7 +21,7 @@ bench() {
 
 on_tiny_imagenet() {
     bench --models runs/tiny_baseline runs/tiny_stable_softplus --dataset "$data/tiny_imagenet10" --validation_split val \
-        --image_size 64 --batch_size 12 "$@"
+        --image_size 64 "$@"
 }
 
 on_camvid() {
@@ -53,11 +53,11 @@ ensemble)
         --max_eval_samples 4 --output_dir reports/camvid-ensemble
     ;;
 tiny_imagenet)
-    on_tiny_imagenet --max_eval_samples 100 --attacks pgd apgd --eps 0.5 1 --corruptions common --severities 3 --reliability \
+    on_tiny_imagenet --max_eval_samples 100 --batch_size 50 --attacks pgd apgd --eps 0.5 1 --corruptions common --severities 3 --reliability \
         --output_dir reports/tiny_imagenet
-    on_tiny_imagenet --max_eval_samples 24 --attacks pgd apgd square autoattack --eps 1 \
+    on_tiny_imagenet --max_eval_samples 16 --batch_size 8 --attacks pgd apgd autoattack --eps 2 \
         --output_dir reports/tiny_imagenet-autoattack
-    on_tiny_imagenet --max_eval_samples 48 --attacks fmn --norm l2 --eps 0.1 0.25 0.5 1 \
+    on_tiny_imagenet --max_eval_samples 48 --batch_size 24 --attacks fmn --norm l2 --eps 0.1 0.25 0.5 1 \
         --output_dir reports/tiny_imagenet-l2
     ;;
 *)
