@@ -167,6 +167,8 @@ def test_gap_of_one_point_is_no_flag():
         return masking_rows(cells, result_rows(cells, "classification", []))[0]["flags"]
 
     assert flags(491) == [] and flags(510) == [] and len(flags(489)) == 1
+    # 0.5 - 0.49 is more than 0.01 in floating point.
+    assert flags(490) == []
 
 
 def test_summary_of_corruptions(cells):
