@@ -21,10 +21,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import SegformerImageProcessorPil
 
-from lrsegformer.robustness.objectives import find_objective
-from lrsegformer.robustness.pgd import pgd, value_and_gradient
-from lrsegformer.robustness.pixel_model import PixelModel
-from lrsegformer.robustness.threat import Threat
+from lrsegformer.attacks.objectives.table import find_objective
+from lrsegformer.attacks.pgd import pgd, value_and_gradient
+from lrsegformer.attacks.pixel_model import PixelModel
+from lrsegformer.attacks.threat import Threat
 
 STEPS, RADIUS, GOAL = 20, 4 / 255, 2.0
 PLAIN = "stock, plain PGD"
@@ -32,7 +32,7 @@ PLAIN = "stock, plain PGD"
 EXPLANATION = f"""
 One image of {SIDE}x{SIDE}, {CLASSES} classes, B0 in eval mode with random weights, float32; linf, radius 4/255, no
 random start. *Plain PGD* is the loop that users write: upsample the logits, cross entropy, backward to the image,
-step, project; it scores nothing and keeps no best iterate, which `lrsegformer.robustness.pgd` does. Both are timed on
+step, project; it scores nothing and keeps no best iterate, which `lrsegformer.attacks.pgd` does. Both are timed on
 stock's model. The clean image's loss is held to stock's to {TOLERANCE:.0e} and its gradient to
 {GRADIENT_TOLERANCE:.0e}, or the run stops.
 """

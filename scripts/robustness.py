@@ -14,9 +14,9 @@ import sys
 
 os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
 
-from lrsegformer.robustness.arguments import BenchDataArguments, RobustnessArguments
-from lrsegformer.training.command_line import Remedies, run_or_explain
-from lrsegformer.training.parser import OneLineParser, config_to_options, find_config
+from lrsegformer.cli.command_line import Remedies, run_or_explain
+from lrsegformer.cli.parser import OneLineParser, config_to_options, find_config
+from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 
 DESCRIPTION = "Score SegFormer models, ours or stock, under attack, corruption and shifted data."
 REMEDIES = Remedies(
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
-    from lrsegformer.robustness.bench import run_bench
+    from lrsegformer.robustness.bench.bench import run_bench
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lrsegformer").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)

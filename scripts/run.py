@@ -11,7 +11,7 @@ import os
 
 os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
 
-from lrsegformer.training.short_names import main
+from lrsegformer.cli.run import main
 
 if __name__ == "__main__":
     main()

@@ -20,6 +20,8 @@ from transformers import SegformerConfig, SegformerForImageClassification, Segfo
 
 from lrsegformer import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 
+pytest_plugins = ("tests.known_models",)
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "depths": (1, 1, 1, 1),

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from lrsegformer import STRATEGIES
+from lrsegformer.cli.run import SHORT_NAMES
 from lrsegformer.data.arguments import DataArguments
-from lrsegformer.robustness.arguments import RobustnessArguments
+from lrsegformer.robustness.bench.arguments import RobustnessArguments
 from lrsegformer.training import LRSegformerTrainingArguments
 from lrsegformer.training.arguments import ModelArguments
-from lrsegformer.training.short_names import SHORT_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrsegformer.bilinear import BandedUpsampling, full_precision_products
 from lrsegformer.errors import InputError
+from lrsegformer.kernels.bilinear import BandedUpsampling, full_precision_products
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from lrsegformer.kernels.precision import at_least_float32
 from lrsegformer.layers.norms import ROUNDING_MARGIN, operator_norm
 
 
@@ -214,11 +215,6 @@ class LipschitzConv1x1(LipschitzConstraint, nn.Conv2d):
         bias = None if self.bias is None else self.bias.to(dtype)
         weight = self.effective_weight().to(dtype)
         return nn.functional.conv2d(inputs, weight[:, :, None, None], bias)
-
-
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` in float32, or in float64 if it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def stepped_up(c: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,8 @@ import math
 
 import torch
 
-from lrsegformer.layers.base import (
-    LipschitzConstraint,
-    LipschitzConv1x1,
-    LipschitzLinear,
-    at_least_float32,
-    stepped_up,
-)
+from lrsegformer.kernels.precision import at_least_float32
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear, stepped_up
 
 # Keeps K inside the range of float32.
 LARGEST_LOG_CONSTANT = 80.0

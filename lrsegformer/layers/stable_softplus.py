@@ -3,13 +3,8 @@
 import torch
 
 from lrsegformer.errors import InputError
-from lrsegformer.layers.base import (
-    LipschitzConstraint,
-    LipschitzConv1x1,
-    LipschitzLinear,
-    at_least_float32,
-    stepped_up,
-)
+from lrsegformer.kernels.precision import at_least_float32
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear, stepped_up
 
 SMALLEST_CONSTANT = 1e-6
 # Keeps K inside the range of float32.

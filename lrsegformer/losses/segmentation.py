@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lrsegformer.losses.upsampled import upsampled_cross_entropy
+from lrsegformer.kernels.banded_cross_entropy import upsampled_cross_entropy
 
 
 def valid_pixels(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
@@ -36,7 +36,7 @@ def segmentation_loss(
     Mean cross entropy over the valid pixels, the logits brought to the size of the labels by bilinear upsampling.
 
     What `F.cross_entropy(F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels)` computes, without holding
-    the upsampled logits ([`~lrsegformer.losses.upsampled.upsampled_cross_entropy`]).
+    the upsampled logits ([`~lrsegformer.kernels.banded_cross_entropy.upsampled_cross_entropy`]).
 
     Args:
         logits (`torch.Tensor` of shape `(batch, num_labels, height, width)`):

@@ -7,14 +7,15 @@ import torch
 from torch import nn
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from lrsegformer.bilinear import interpolation_matrices
 from lrsegformer.errors import InputError
-from lrsegformer.layers.base import LipschitzConstraint, at_least_float32
+from lrsegformer.kernels.bilinear import interpolation_matrices
+from lrsegformer.kernels.norm_relu_classifier import classify, multiply_pixels
+from lrsegformer.kernels.precision import at_least_float32
+from lrsegformer.kernels.upsampled_sum import upsampled_sum
+from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.layers.registry import STRATEGIES
-from lrsegformer.models.classify import classify, multiply_pixels
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.normalization import CenteringBatchNorm2d
-from lrsegformer.upsampled_sum import upsampled_sum
 
 
 class DecodeHeadMaps(NamedTuple):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lrsegformer.bilinear import upsampling_transposed
-from lrsegformer.layers.base import at_least_float32
+from lrsegformer.kernels.bilinear import upsampling_transposed
+from lrsegformer.kernels.precision import at_least_float32
 from lrsegformer.models.decode_head import plain_matrix
 
 if TYPE_CHECKING:

@@ -246,7 +246,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
         """The stock class with equal logits in eval mode; nothing is constrained any more. The weights are copies."""
-        from lrsegformer.hub.export import to_vanilla_segmentation
+        from lrsegformer.models.export import to_vanilla_segmentation
 
         return to_vanilla_segmentation(self)
 
@@ -311,6 +311,6 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
 
     def to_vanilla(self) -> SegformerForImageClassification:
         """The stock class with equal logits; nothing is constrained any more. The weights are copies."""
-        from lrsegformer.hub.export import to_vanilla_classification
+        from lrsegformer.models.export import to_vanilla_classification
 
         return to_vanilla_classification(self)

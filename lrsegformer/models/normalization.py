@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lrsegformer.layers.base import at_least_float32
+from lrsegformer.kernels.precision import at_least_float32
 
 # Keeps the division by the scale finite where gamma is 0.
 SMALLEST_SCALE = 1e-12

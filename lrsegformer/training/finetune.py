@@ -13,9 +13,10 @@ from lrsegformer.data.dataset import collate
 from lrsegformer.errors import InputError
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_options
 from lrsegformer.training.arguments import NO_STRATEGY, ModelArguments
-from lrsegformer.training.outputs import RUN_CONFIG_FILE, print_summary, write_run_config, write_run_outputs
+from lrsegformer.training.outputs import print_summary, write_run_outputs
 from lrsegformer.training.processor import build_processor, channel_statistics
 from lrsegformer.training.progress import TimeEstimate
+from lrsegformer.training.run_config import RUN_CONFIG_FILE, write_run_config
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 

@@ -22,12 +22,10 @@ from lrsegformer.evaluation import (
 )
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.hub.card import write_model_card
-from lrsegformer.training.parser import arguments_to_config
 
 if TYPE_CHECKING:
     from lrsegformer.training.trainer import LRSegformerTrainer
 
-RUN_CONFIG_FILE = "run.yaml"
 PICTURES = ("curves.png", "bounds.png", "samples.png")
 SAMPLES = {"segmentation": 6, "classification": 18}
 SHOWN_SCORES = {
@@ -35,15 +33,6 @@ SHOWN_SCORES = {
     "classification": ("accuracy", "precision", "recall", "f1", "matthews_correlation"),
 }
 _PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "datasets", "pillow")
-
-
-def write_run_config(folder: str, *arguments: Any) -> None:
-    """`run.yaml`: every option that differs from its default, as `--config` takes it back."""
-    import yaml
-
-    path = Path(folder) / RUN_CONFIG_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(arguments_to_config(*arguments), sort_keys=False), encoding="utf-8")
 
 
 def write_run_outputs(

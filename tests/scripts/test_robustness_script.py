@@ -149,7 +149,7 @@ def test_missing_package(explain, models, monkeypatch, tmp_path, package, instal
 @pytest.fixture
 def fails_measuring(monkeypatch):
     """`fails_measuring(error)`: the bench gets this error in its first cell."""
-    from lrsegformer.robustness import bench
+    from lrsegformer.robustness.bench import bench
 
     def fail(error):
         def measure(*arguments):

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from lrsegformer import LRSegformerForImageClassification, LRSegformerForSemanticSegmentation, LRSegformerTrainer
-from lrsegformer.training.command_line import command_without_folders, main
-from lrsegformer.training.parser import parse_arguments
+from lrsegformer.cli.command_line import command_without_folders, main
+from lrsegformer.cli.parser import parse_arguments
 
 CLASSIFICATION_RUN = (
     "--dataset digits --architecture tiny --strategy orthogonal --use_cpu --image_size 32 --max_train_samples 10 "

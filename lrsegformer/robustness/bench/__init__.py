@@ -1,0 +1,1 @@
+"""The bench: every model under every condition, cell by cell."""

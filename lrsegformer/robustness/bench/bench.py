@@ -1,0 +1,218 @@
+"""The bench: every model under every condition, each cell kept as soon as it is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers.utils import logging
+
+from lrsegformer.attacks.pixel_model import PixelModel
+from lrsegformer.attacks.registry import ATTACKS
+from lrsegformer.data import DataSplits
+from lrsegformer.errors import InputError
+from lrsegformer.extras import install_name, require
+from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments, attack_conditions
+from lrsegformer.robustness.bench.cells import CellFile, Condition, cell_key
+from lrsegformer.robustness.bench.checkpoints import (
+    Checkpoint,
+    check_classes,
+    find_checkpoints,
+    load_checkpoint,
+    load_processor,
+    proven_bound,
+    weights_fingerprint,
+)
+from lrsegformer.robustness.bench.data import corrupted, open_splits, shifted_sets, training_subset, validation_subset
+from lrsegformer.robustness.bench.measuring import measure
+from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
+from lrsegformer.robustness.report.files import SHEETS, write_report, writing_to
+from lrsegformer.robustness.report.sheets import save_sheet
+
+logger = logging.get_logger(__name__)
+
+PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "numpy", "pillow")
+# attack: package that it runs through.
+NEEDED_PACKAGES = {
+    "autoattack": "pyautoattack",
+    "square": "pyautoattack",
+    "fmn": "foolbox",
+    "alma_prox": "adv_lib.attacks.segmentation",
+}
+Task = tuple[Condition, ScoredData]
+
+
+def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments) -> dict[str, Any]:
+    """
+    Score all models under all conditions and write the report; what an earlier run has finished is taken from it.
+
+    Processes that `accelerate launch` starts share the images of each cell and give the results of one.
+
+    Args:
+        arguments ([`RobustnessArguments`]): models and conditions.
+        data_arguments ([`BenchDataArguments`]): the data set that the models were trained for.
+
+    Returns:
+        `dict`: what `results.json` holds, in every process.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for anything that the user has to mend; before the first cell is computed,
+            wherever that can be known.
+    """
+    state = processes()
+    checkpoints = find_checkpoints(arguments.models)
+    task = checkpoints[0].task
+    arguments.check_task(task)
+    packages = needed_packages(arguments)
+    for package in packages:
+        require(package)
+    if arguments.reliability and data_arguments.lacks_training_folders:
+        raise InputError(
+            "--reliability compares with training images: give --train_images and --train_masks, or leave it out"
+        )
+    with state.main_process_first():
+        splits = open_splits(data_arguments, task, arguments.seed)
+        for checkpoint in checkpoints:
+            check_classes(checkpoint, splits.label_space.names, splits.dataset_name)
+            # Read once before anything is computed: a broken file of the last model must not be found after hours.
+            load_processor(checkpoint)
+            load_checkpoint(checkpoint)
+        data = validation_subset(splits, task, data_arguments.max_eval_samples, arguments.seed)
+        tasks = plan(arguments, data_arguments, splits, task, data)
+    file = CellFile(arguments.output_dir)
+    finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
+    setting = {"seed": arguments.seed, "versions": _versions(packages), "score_at": data_arguments.score_at}
+    subsets = {scored.subset.fingerprint: scored.subset.names for _, scored in tasks if scored.clean is None}
+    context = {
+        "task": task,
+        "dataset": splits.dataset_name,
+        "images": len(data.subset),
+        "of": data.subset.total,
+        "subset": data.subset.fingerprint,
+        "class_names": list(data.names),
+        "bounds": {},
+        **setting,
+    }
+    cells: list[dict[str, Any]] = []
+    report = None
+    for checkpoint in checkpoints:
+        found, context["bounds"][checkpoint.label] = _score_model(
+            checkpoint, tasks, arguments, setting, finished, file
+        )
+        cells += found
+        # After each model, so that a run that is stopped has a report of those before.
+        if state.is_main_process:
+            report = write_report(arguments, data_arguments, cells, context, subsets)
+    return broadcast_object_list([report])[0]
+
+
+def plan(
+    arguments: RobustnessArguments,
+    data_arguments: BenchDataArguments,
+    splits: DataSplits,
+    task: str,
+    data: ScoredData,
+) -> list[Task]:
+    """Every condition with its images, in the order of the tables."""
+    tasks: list[Task] = [(Condition("clean"), data)]
+    attacks = attack_conditions(arguments)
+    if attacks:
+        tasks.append((Condition("gradients"), data))
+    tasks += [(condition, data) for condition in attacks]
+    for name in arguments.corruptions:
+        for severity in arguments.severities:
+            condition = Condition("corruption", name, severity=severity)
+            tasks.append((condition, corrupted(data, condition, arguments.seed)))
+    tasks += shifted_sets(arguments, data_arguments, splits, task)
+    if arguments.reliability:
+        train = training_subset(splits, task, data_arguments.max_eval_samples, arguments.seed)
+        tasks += [(Condition("train"), train), (Condition("reliability"), data)]
+    return tasks
+
+
+def needed_packages(arguments: RobustnessArguments) -> list[str]:
+    """The optional packages that these options use."""
+    packages = [NEEDED_PACKAGES[attack] for attack in arguments.attacks if attack in NEEDED_PACKAGES]
+    return list(dict.fromkeys([*packages, *(["imagecorruptions"] if arguments.corruptions else [])]))
+
+
+def _score_model(
+    checkpoint: Checkpoint,
+    tasks: list[Task],
+    arguments: RobustnessArguments,
+    setting: Mapping[str, Any],
+    finished: dict[str, Any],
+    file: CellFile,
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """All cells of a model, and the proven bound of its head."""
+    state = processes()
+    stock_or_ours = load_checkpoint(checkpoint)
+    processor = load_processor(checkpoint)
+    weights = weights_fingerprint(stock_or_ours, [processor.image_mean, processor.image_std])
+    bound = proven_bound(stock_or_ours)
+    model = PixelModel(stock_or_ours, processor).to(state.device).eval()
+    cells = []
+    for number, (condition, data) in enumerate(tasks, start=1):
+        options = _numbers_hang_on(arguments, condition, data)
+        key = cell_key(weights, data.subset.fingerprint, condition, options)
+        progress = f"{checkpoint.label}, {condition.label} ({number} of {len(tasks)})"
+        if key in finished:
+            logger.info(f"{progress}: finished before.")
+            # The same weights may go by another name now.
+            cells.append({**finished[key], "model": checkpoint.label})
+            continue
+        start = time.monotonic()
+        run = Run(model, data, arguments.seed, arguments.batch_size)
+        results, samples = measure(run, condition)
+        cell = {
+            "key": key,
+            "model": checkpoint.label,
+            "weights": weights,
+            "condition": asdict(condition),
+            "num_labels": data.num_labels,
+            "class_names": list(data.names),
+            "images": len(data.subset),
+            "of": data.subset.total,
+            "subset": data.subset.fingerprint,
+            "seed": arguments.seed,
+            "seconds": round(time.monotonic() - start, 3),
+            "device": state.device.type,
+            "processes": state.num_processes,
+            "versions": setting["versions"],
+            **results,
+        }
+        cell["sheet"] = f"{checkpoint.label}-{condition.label}-{key[:6]}.png".replace("/", "-") if samples else None
+        if state.is_main_process:
+            if samples:
+                title = f"{checkpoint.label}, {condition.label}"
+                with writing_to(arguments.output_dir):
+                    save_sheet(samples, title, data.names, Path(arguments.output_dir) / SHEETS / cell["sheet"])
+            file.append(cell)
+        finished[key] = cell
+        logger.info(f"{progress}: {cell['seconds']:.1f} s.")
+        cells.append(cell)
+    return cells, bound
+
+
+def _numbers_hang_on(arguments: RobustnessArguments, condition: Condition, data: ScoredData) -> dict[str, Any]:
+    """What changes a cell's numbers besides weights, images and condition."""
+    options = {"seed": arguments.seed, "names": list(data.names)}
+    if condition.kind == "attack" and ATTACKS[condition.name].hangs_on_batch:
+        options["batch_size"] = arguments.batch_size
+    return options
+
+
+def _versions(packages: list[str]) -> dict[str, str]:
+    names = [*PACKAGES, *(install_name(package) for package in packages)]
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "?"
+    return versions

@@ -1,0 +1,1 @@
+"""Scores beyond one confusion matrix: worst cases, corruption summaries, calibration, small objects, slopes."""

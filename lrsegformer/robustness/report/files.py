@@ -1,0 +1,162 @@
+"""The files of a report: results in Markdown, JSON and CSV, per-class results, curves, subset and configuration."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lrsegformer.errors import InputError
+from lrsegformer.evaluation.scores import without_nan
+from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
+from lrsegformer.robustness.report.curves import save_robustness_curves
+from lrsegformer.robustness.report.rows import SHOWN, corruption_rows, masking_rows, reliability_rows, result_rows
+from lrsegformer.robustness.report.text import report_text
+
+_CONDITION_COLUMNS = (
+    "model",
+    "condition",
+    "kind",
+    "name",
+    "norm",
+    "radius",
+    "severity",
+    "steps",
+    "restarts",
+    "targeted",
+)
+_RUN_COLUMNS = ("images", "of", "subset", "seed", "seconds", "device", "processes", "versions", "warnings", "sheet")
+SHEETS = "sheets"
+_SCORES = {
+    "segmentation": ("mean_iou", "mean_accuracy", "accuracy", "precision", "recall", "f1", "matthews_correlation"),
+    "classification": ("accuracy", "precision", "recall", "f1", "matthews_correlation"),
+}
+_PER_CLASS = ("class", "reference", "iou", "accuracy")
+
+
+def write_report(
+    arguments: RobustnessArguments,
+    data_arguments: BenchDataArguments,
+    cells: Sequence[Mapping[str, Any]],
+    context: Mapping[str, Any],
+    subsets: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """
+    Write every file of the report, over what was there; each file is whole at any time.
+
+    Args:
+        cells (sequence of `dict`): the finished cells, in the order of the tables.
+        context (`dict`): `task`, `dataset`, `images`, `of`, `subset`, `class_names`, `seed`, `versions`, `score_at`,
+            and `bounds`: for each model the proven bound of its head, or `None`.
+        subsets (`dict`): names of the images of every subset, by its fingerprint.
+
+    Returns:
+        `dict`: what `results.json` holds.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: a file cannot be written.
+    """
+    folder, task = Path(arguments.output_dir), context["task"]
+    rows = result_rows(cells, task, arguments.eps)
+    report = {
+        **context,
+        "rows": rows,
+        "corruption_summary": corruption_rows(rows, task, len(context["class_names"])),
+        "gradient_masking": masking_rows(cells, rows),
+        "reliability": reliability_rows(cells, rows, task),
+    }
+    report = without_nan(report)
+    columns = (*_CONDITION_COLUMNS, *_SCORES[task], *_RUN_COLUMNS)
+    class_lines = (line for cell in cells for line in _class_lines(cell, context))
+    with writing_to(folder):
+        _write(folder / "results.json", json.dumps(report, indent=1) + "\n")
+        _write(folder / "results.md", report_text(report))
+        _write(folder / "results.csv", _csv(columns, (_flat(row) for row in rows)))
+        _write(folder / "per_class.csv", _csv((*_CONDITION_COLUMNS, *_PER_CLASS), class_lines))
+        save_robustness_curves(rows, SHOWN[task], folder / "curves.png")
+        for fingerprint, names in subsets.items():
+            _write(folder / "subsets" / f"{fingerprint}.txt", "".join(f"{name}\n" for name in _short_names(names)))
+        _write(folder / "run.yaml", _configuration(arguments, data_arguments))
+    return report
+
+
+@contextmanager
+def writing_to(folder: str | Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write, or a full disk, into an `InputError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {folder}: {error.filename or 'a file'} cannot be written ({error.strerror}); make room or "
+            "give another folder (finished cells are kept)"
+        ) from error
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    versions = " ".join(f"{package}={number}" for package, number in row["versions"].items())
+    return {**row, "versions": versions, "warnings": " | ".join(row["warnings"])}
+
+
+def _class_lines(cell: Mapping[str, Any], context: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """The results of each class of a cell: pixels (or images) of the class, and its scores."""
+    if "counts" not in cell or "distances" in cell:
+        return
+    from lrsegformer.robustness.metrics.counting import from_json
+    from lrsegformer.robustness.report.rows import label_of
+
+    accuracy_table = from_json(cell["counts"], cell["num_labels"])
+    iou_table = from_json(cell["iou_counts"], cell["num_labels"]) if cell.get("iou_counts") else accuracy_table
+    condition = {**cell["condition"], "model": cell["model"], "condition": label_of(cell["condition"])}
+    for index, name in enumerate(cell["class_names"]):
+        union = int(iou_table[index].sum() + iou_table[:, index].sum() - iou_table[index, index])
+        reference = int(accuracy_table[index].sum())
+        yield {
+            **condition,
+            "class": name,
+            "reference": reference,
+            "iou": int(iou_table[index, index]) / union if union and context["task"] == "segmentation" else None,
+            "accuracy": int(accuracy_table[index, index]) / reference if reference else None,
+        }
+
+
+def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8", newline="")
+    os.replace(unfinished, path)
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Names without the folder that all of them lie in, where they are files."""
+    if not all(os.path.isabs(name) for name in names) or len(names) < 2:
+        return list(names)
+    root = os.path.commonpath(names)
+    return [os.path.relpath(name, root) for name in names]
+
+
+def _configuration(*groups: Any) -> str:
+    """Every option that differs from its default, as `--config` takes it back."""
+    import yaml
+
+    options = {}
+    for group in groups:
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            if value != default and value is not None:
+                options[field.name] = value
+    return yaml.safe_dump(options, sort_keys=False)

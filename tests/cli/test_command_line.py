@@ -1,0 +1,152 @@
+"""What a command line says and how it exits where a run cannot go on: alone, and as one of several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lrsegformer.cli import command_line
+from lrsegformer.cli.command_line import Remedies, run_or_explain
+from lrsegformer.errors import InputError
+
+REMEDIES = Remedies(out_of_memory="take less.", stopped="go on.")
+HEAD = """
+import os, sys, time
+os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
+from lrsegformer.errors import InputError
+from lrsegformer.cli import command_line
+rank = int(os.environ.get("RANK", "0"))
+"""
+
+
+@pytest.fixture
+def outcome(capsys, monkeypatch):
+    """`outcome(error, rank, *remedies)`: status, lines on stderr and seconds waited of a run that ends in `error`."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+
+    def end(error, rank, *remedies):
+        def run():
+            raise error
+
+        if rank is None:
+            monkeypatch.delenv("RANK", raising=False)
+        else:
+            monkeypatch.setenv("RANK", rank)
+        waits.clear()
+        with pytest.raises(SystemExit) as stop:
+            run_or_explain(run, *remedies)
+        return stop.value.code, capsys.readouterr().err.splitlines(), sum(waits)
+
+    return end
+
+
+@pytest.mark.parametrize("rank", [None, "0"])
+def test_first_process_speaks_at_once(outcome, rank):
+    assert outcome(InputError("a, b; c"), rank, REMEDIES) == (2, ["error: a, b; c"], 0)
+    assert outcome(MemoryError(), rank, REMEDIES) == (2, ["error: out of memory: take less."], 0)
+    assert outcome(KeyboardInterrupt(), rank, REMEDIES) == (130, ["stopped: go on."], 0)
+
+
+def test_another_process_leaves_the_first_one_time_to_speak(outcome):
+    assert outcome(InputError("a, b; c"), "3", REMEDIES) == (2, ["error: a, b; c"], command_line.PATIENCE_SECONDS)
+    code, lines, waited = outcome(MemoryError(), "3", REMEDIES)
+    assert (code, len(lines)) == (2, 1) and waited > 5
+    # Ctrl-C reaches every process.
+    assert outcome(KeyboardInterrupt(), "3", REMEDIES) == (130, [], 0)
+
+
+@pytest.mark.parametrize("error", [InputError("a, b; c"), RuntimeError("connection lost")])
+def test_interrupt_of_a_process_that_waits(monkeypatch, capsys, error):
+    def run():
+        raise error
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        run_or_explain(run, REMEDIES)
+    assert stop.value.code == 130 and not capsys.readouterr().err
+
+
+def test_remedies_of_fine_tuning_are_the_default(outcome):
+    (line,) = outcome(MemoryError(), None)[1]
+    assert "--per_device_train_batch_size" in line and "--activation_checkpointing" in line
+    (line,) = outcome(KeyboardInterrupt(), None)[1]
+    assert line.startswith("stopped: ") and "--resume_from_checkpoint" in line and "last checkpoint" in line
+
+
+@pytest.mark.parametrize(("processes", "waited"), [(None, 0), ("1", 0), ("2", command_line.PATIENCE_SECONDS)])
+def test_bugs_are_not_hidden(monkeypatch, processes, waited):
+    def run():
+        raise RuntimeError("a bug, or the connection to a process that is gone")
+
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    if processes is None:
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_or_explain(run, REMEDIES)
+    assert sum(waits) == waited
+
+
+@pytest.fixture
+def program(tmp_path):
+    """`program(body)`: the file of a program that runs these lines, with `rank` known."""
+
+    def write(body):
+        file = tmp_path / "program.py"
+        file.write_text(HEAD + body)
+        return str(file)
+
+    return write
+
+
+def test_interrupt_from_a_terminal(program):
+    body = 'def run():\n    print("running", flush=True)\n    time.sleep(60)\ncommand_line.run_or_explain(run)\n'
+    clean = {name: value for name, value in os.environ.items() if name != "RANK"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, program(body)], env=clean, **pipes) as process:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(errors.splitlines()) == 1 and errors.startswith("stopped: "), errors
+
+
+# What the two processes do. Of a mistake of both, the first process is the later one to find it; a process that loses
+# its connection to one that has ended gets a RuntimeError.
+BODIES = {
+    "both": """
+def run():
+    time.sleep(1 - rank)
+    raise InputError("mistake")
+""",
+    "first": """
+def run():
+    raise RuntimeError("connection lost") if rank == 1 else InputError("mistake")
+""",
+    "second": """
+command_line.PATIENCE_SECONDS = 0.5 if rank == 1 else 10
+def run():
+    raise RuntimeError("connection lost") if rank == 0 else InputError("mistake")
+""",
+}
+
+
+@pytest.mark.parametrize("who", BODIES)
+def test_processes_of_a_launcher_say_a_mistake_once(program, who):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    file = program(BODIES[who] + "command_line.run_or_explain(run)\n")
+    process = subprocess.run([*launch, file], capture_output=True, text=True, timeout=120)
+    assert process.returncode != 0
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error:")]
+    assert errors == ["error: mistake"] and "connection lost" not in process.stderr, process.stderr
