@@ -3,16 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lrsegformer.errors import InputError
 from lrsegformer.models.eval_mode import eval_mode
 from lrsegformer.models.jacobian import sample_seeds
-
-if TYPE_CHECKING:
-    from lrsegformer.training.trainer import LRSegformerTrainer
 
 # A single step overshoots the radius by this factor, and several together by the other, before they are projected:
 # Wong, Rice and Kolter 2020 (arXiv 2001.03994), algorithm 3; Madry et al. 2018 (arXiv 1706.06083).
@@ -63,38 +60,6 @@ class AdversarialTraining:
         self.step_length = self.radius * (SINGLE_STEP_LENGTH if steps == 1 else SUMMED_STEP_LENGTH / steps)
         self.mean, self.std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
         self._passes, self._seconds = 0, 0.0
-
-    @classmethod
-    def of(cls, trainer: "LRSegformerTrainer") -> "AdversarialTraining | None":
-        """
-        What a trainer's arguments ask for, `None` where they ask for nothing.
-
-        Raises:
-            [`~lrsegformer.errors.InputError`]: for a sharded model, whose passes all go through its wrapper, or images
-                whose normalisation nothing says.
-        """
-        steps, eps = trainer.args.adversarial_steps, trainer.args.adversarial_eps
-        if steps == 0:
-            return None
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise InputError("--adversarial_steps needs a whole model on each device: leave out FSDP and DeepSpeed.")
-        return cls(steps, eps, *pixel_statistics(trainer.processing_class, trainer.train_dataset))
-
-    def perturbed(
-        self, trainer: "LRSegformerTrainer", model: torch.nn.Module, inputs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """A trainer's batch with its images perturbed."""
-        # Not through the wrapper of several processes, which waits for a backward pass to the parameters.
-        model = trainer.accelerator.unwrap_model(model)
-        scaler = trainer.accelerator.scaler
-        images = self.perturb(
-            model,
-            inputs["pixel_values"],
-            lambda images: trainer.task_loss(model(**{**inputs, "pixel_values": images}), inputs),
-            trainer.state.global_step,
-            1.0 if scaler is None else scaler.get_scale(),
-        )
-        return {**inputs, "pixel_values": images}
 
     def perturb(
         self,

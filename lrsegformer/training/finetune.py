@@ -75,8 +75,8 @@ def finetune(
     trainer.save_state()
     if trainer.is_world_process_zero():
         card = {"base_model": base_model, "command": command, "score_at": data_arguments.score_at}
-        write_run_outputs(trainer, task, splits, scores, card)
-        print_summary(trainer, task, splits, scores)
+        results = write_run_outputs(trainer.model, arguments, trainer.state, task, splits, scores, card)
+        print_summary(arguments.output_dir, task, results)
     if arguments.push_to_hub:
         trainer.push_to_hub()
     return scores

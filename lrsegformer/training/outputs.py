@@ -3,10 +3,11 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainerState
 from transformers.utils import logging
 
 from lrsegformer.certification.text import head_lines
@@ -22,9 +23,8 @@ from lrsegformer.evaluation import (
 )
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.hub.card import write_model_card
-
-if TYPE_CHECKING:
-    from lrsegformer.training.trainer import LRSegformerTrainer
+from lrsegformer.models.loading import LipschitzModel
+from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
 PICTURES = ("curves.png", "bounds.png", "samples.png")
 SAMPLES = {"segmentation": 6, "classification": 18}
@@ -36,44 +36,57 @@ _PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "datasets", "
 
 
 def write_run_outputs(
-    trainer: "LRSegformerTrainer", task: str, splits: DataSplits, scores: dict[str, Any], card: dict[str, Any]
-) -> None:
+    model: LipschitzModel,
+    arguments: LRSegformerTrainingArguments,
+    state: TrainerState,
+    task: str,
+    splits: DataSplits,
+    scores: dict[str, Any],
+    card: dict[str, Any],
+) -> dict[str, Any]:
     """
-    `all_results.json`, `curves.png`, `bounds.png` (where bounds were logged), `samples.png` and the model card
+    Write `all_results.json`, `curves.png`, `bounds.png` (where bounds were logged), `samples.png` and the model card
     `README.md`.
 
     Args:
-        scores: what `trainer.evaluate()` returned.
+        state ([`~transformers.TrainerState`]): of the finished run: its log, and its number of steps.
+        scores: what the Trainer's `evaluate()` returned.
         card: `base_model`, `command` and `score_at`, for the card and the results.
+
+    Returns:
+        `dict`: what `all_results.json` holds; a number that is not finite is `None` in it.
     """
-    folder = Path(trainer.args.output_dir)
-    report = trainer.model.lipschitz_report()
-    results = {
-        **scores,
-        "score_at": card["score_at"] if task == "segmentation" else None,
-        "classes": list(splits.label_space.names),
-        "constant_answer": constant_answer(splits, task),
-        "lipschitz": report,
-        "versions": _versions(),
-    }
-    (folder / "all_results.json").write_text(json.dumps(without_nan(results), indent=2) + "\n", encoding="utf-8")
-    save_curves(trainer.state.log_history, folder / "curves.png")
-    if holds_bounds(trainer.state.log_history):
-        save_bounds(trainer.state.log_history, folder / "bounds.png")
-    _save_sample_sheet(trainer, task, splits, folder / "samples.png")
+    folder = Path(arguments.output_dir)
+    report = model.lipschitz_report()
+    results = without_nan(
+        {
+            **scores,
+            "score_at": card["score_at"] if task == "segmentation" else None,
+            "classes": list(splits.label_space.names),
+            "constant_answer": constant_answer(splits, task),
+            "lipschitz": report,
+            "versions": _versions(),
+        }
+    )
+    (folder / "all_results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    save_curves(state.log_history, folder / "curves.png")
+    if holds_bounds(state.log_history):
+        save_bounds(state.log_history, folder / "bounds.png")
+    _save_sample_sheet(model, task, splits, folder / "samples.png")
     write_model_card(
         folder,
-        config=trainer.model.config,
+        config=model.config,
         task=task,
         base_model=card["base_model"],
         dataset_name=splits.dataset_name,
         dataset_hub_id=splits.hub_id,
         metrics=scores,
         lipschitz_report=report,
-        hyperparameters=_hyperparameters(trainer, splits, task, card["score_at"]),
+        hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"]),
         versions=_versions(),
         command=card["command"],
     )
+    return results
 
 
 def constant_answer(splits: DataSplits, task: str) -> dict[str, float] | None:
@@ -103,28 +116,34 @@ def constant_answer(splits: DataSplits, task: str) -> dict[str, float] | None:
     return {"class": space.names[int(counts.argmax())], **{name: answer[name] for name in SHOWN_SCORES[task]}}
 
 
-def print_summary(trainer: "LRSegformerTrainer", task: str, splits: DataSplits, scores: dict[str, Any]) -> None:
-    """The closing table: scores beside those of a constant answer, the bound of the head, where the outputs lie."""
-    folder = Path(trainer.args.output_dir)
-    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+def print_summary(folder: str, task: str, results: dict[str, Any]) -> None:
+    """
+    The closing table: scores beside those of a constant answer, the bound of the head, where the outputs lie.
+
+    Args:
+        results: what [`write_run_outputs`] returned.
+    """
     constant = results["constant_answer"] or {}
     answer = f"always {constant['class']!r}" if constant else "constant answer"
     lines = [f"{'score':<24}{'model':>10}  {answer}"]
     for name in SHOWN_SCORES[task]:
-        beside = f"{constant[name]:.4f}" if constant.get(name) is not None else "-"
-        lines.append(f"{name:<24}{scores[f'eval_{name}']:>10.4f}  {beside}")
+        lines.append(f"{name:<24}{_figure(results[f'eval_{name}']):>10}  {_figure(constant.get(name))}")
     lines += head_lines(results["lipschitz"]["head"])
-    pictures = [name for name in PICTURES if (folder / name).is_file()]
+    pictures = [name for name in PICTURES if (Path(folder) / name).is_file()]
     lines.append(f"Outputs: {folder} (model, processor, README.md, all_results.json, {', '.join(pictures)}, run.yaml)")
     print("\n" + "\n".join(lines))
 
 
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
 @torch.no_grad()
-def _save_sample_sheet(trainer: "LRSegformerTrainer", task: str, splits: DataSplits, path: Path) -> None:
+def _save_sample_sheet(model: LipschitzModel, task: str, splits: DataSplits, path: Path) -> None:
     dataset, space = splits.validation, splits.label_space
     count = min(SAMPLES[task], len(dataset))
     chosen = [index * len(dataset) // count for index in range(count)]
-    model = trainer.model.eval()
+    model.eval()
     images, truths, predictions = [], [], []
     for index in chosen:
         example = dataset.source[int(dataset.indices[index])]
@@ -143,16 +162,17 @@ def _save_sample_sheet(trainer: "LRSegformerTrainer", task: str, splits: DataSpl
         save_classification_samples(images, truths, predictions, path)
 
 
-def _hyperparameters(trainer: "LRSegformerTrainer", splits: DataSplits, task: str, score_at: str) -> dict[str, Any]:
-    arguments = trainer.args
+def _hyperparameters(
+    arguments: LRSegformerTrainingArguments, state: TrainerState, splits: DataSplits, task: str, score_at: str
+) -> dict[str, Any]:
     values = {
-        "steps": trainer.state.global_step,
+        "steps": state.global_step,
         "total batch size": arguments.total_batch_size,
         "image size": splits.image_size,
         "learning rate": arguments.learning_rate,
         "head learning rate": arguments.learning_rate * arguments.head_learning_rate_multiplier,
         "weight decay": arguments.weight_decay,
-        "warmup steps": arguments.get_warmup_steps(trainer.state.max_steps),
+        "warmup steps": arguments.get_warmup_steps(state.max_steps),
         "schedule": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
         "lambda_lip": arguments.lambda_lip,
         "seed": arguments.seed,

@@ -14,7 +14,7 @@ from lrsegformer._compat import StrictCheckpointMixin
 from lrsegformer.certification.head import head_bound
 from lrsegformer.errors import InputError
 from lrsegformer.losses import total_weight, valid_pixels
-from lrsegformer.training.adversarial import AdversarialTraining
+from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningScores
@@ -68,7 +68,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._segments = hasattr(self.accelerator.unwrap_model(self.model), "decode_head")
         if self._segments and args.label_smoothing_factor:
             self._smooth_in_the_loss(args.label_smoothing_factor)
-        self._adversary = AdversarialTraining.of(self)
+        self._adversary = self._adversarial_training()
         self._scores = scores
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
@@ -118,7 +118,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         if "labels" in inputs:  # Stock models take no bytes, which masks are.
             inputs = {**inputs, "labels": inputs["labels"].long()}
         if self._adversary is not None and model.training:
-            inputs = self._adversary.perturbed(self, model, inputs)
+            inputs = self.adversarial_inputs(model, inputs)
         outputs = model(**inputs)
         task_loss = self.task_loss(outputs, inputs)
         penalty = outputs.get("lipschitz_penalty")
@@ -137,6 +137,27 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     def task_loss(self, outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The loss without the penalty, the mean over what counts in this batch; smoothed where that is asked for."""
         return outputs["loss"] if self.label_smoother is None else self.label_smoother(outputs, inputs["labels"])
+
+    def adversarial_inputs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A training batch with its images perturbed, where the arguments ask for adversarial training."""
+        # Not through the wrapper of several processes, which waits for a backward pass to the parameters.
+        model, scaler = self.accelerator.unwrap_model(model), self.accelerator.scaler
+        images = self._adversary.perturb(
+            model,
+            inputs["pixel_values"],
+            lambda images: self.task_loss(model(**{**inputs, "pixel_values": images}), inputs),
+            self.state.global_step,
+            1.0 if scaler is None else scaler.get_scale(),
+        )
+        return {**inputs, "pixel_values": images}
+
+    def _adversarial_training(self) -> AdversarialTraining | None:
+        steps, eps = self.args.adversarial_steps, self.args.adversarial_eps
+        if steps == 0:
+            return None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("--adversarial_steps needs a whole model on each device: leave out FSDP and DeepSpeed.")
+        return AdversarialTraining(steps, eps, *pixel_statistics(self.processing_class, self.train_dataset))
 
     def _smooth_in_the_loss(self, share: float) -> None:
         """transformers' own smoothing works along the wrong axis of a map, and takes the ignore label for a class."""

@@ -141,7 +141,7 @@ def test_the_attack_leaves_the_model_as_it_was(make_trainer, strategy):
     modes = [module.training for module in model.modules()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    trainer._adversary.perturbed(trainer, model, batch)
+    trainer.adversarial_inputs(model, batch)
     assert [module.training for module in model.modules()] == modes
     after = model.state_dict()
     assert "decode_head.batch_norm.running_mean" in after
@@ -196,9 +196,9 @@ def test_noise_and_result_do_not_depend_on_the_batch(make_trainer, task):
     assert noise.std() == pytest.approx(1 / math.sqrt(3), rel=0.02)
     alone = torch.cat([uniform_noise(image[None], 7) for image in batch["pixel_values"]])
     assert torch.equal(noise, alone) and not torch.equal(noise, uniform_noise(batch["pixel_values"], 8))
-    whole = trainer._adversary.perturbed(trainer, model, batch)["pixel_values"]
+    whole = trainer.adversarial_inputs(model, batch)["pixel_values"]
     parts = [{name: values[index : index + 1] for name, values in batch.items()} for index in range(4)]
-    single = torch.cat([trainer._adversary.perturbed(trainer, model, part)["pixel_values"] for part in parts])
+    single = torch.cat([trainer.adversarial_inputs(model, part)["pixel_values"] for part in parts])
     # The signs of gradients next to 0 are rounding.
     assert ((whole - single).abs() > 1e-6).double().mean() < 1e-3
 
@@ -236,7 +236,7 @@ def test_stock_model_with_a_batch_of_void_labels(make_trainer, make_model):
     trainer = make_trainer(model=model, **ON)
     batch = first_batch(trainer)
     batch["labels"] = torch.full_like(batch["labels"], 255)
-    images = trainer._adversary.perturbed(trainer, model.train(), batch)["pixel_values"]
+    images = trainer.adversarial_inputs(model.train(), batch)["pixel_values"]
     assert images.isfinite().all() and not torch.equal(images, batch["pixel_values"])
 
 
