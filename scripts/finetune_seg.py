@@ -12,7 +12,7 @@ import os
 
 os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
 
-from lrsegformer.cli.command_line import main
+from lrsegformer.cli.finetune import main
 
 if __name__ == "__main__":
     main("segmentation")

@@ -1,6 +1,5 @@
 """The documents say what is so: options exist, strategies are those of the registry, snippets and formulas run."""
 
-import dataclasses
 import doctest
 import re
 from pathlib import Path
@@ -9,7 +8,8 @@ import pytest
 import yaml
 
 from lrsegformer import STRATEGIES
-from lrsegformer.cli.run import SHORT_NAMES
+from lrsegformer.cli.parser import OneLineParser
+from lrsegformer.cli.run import RunArguments
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
 from lrsegformer.training import LRSegformerTrainingArguments
@@ -17,13 +17,10 @@ from lrsegformer.training.arguments import ModelArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FIELDS = {
-    field.name
-    for kind in (ModelArguments, DataArguments, LRSegformerTrainingArguments, RobustnessArguments)
-    for field in dataclasses.fields(kind)
-}
+OF_TRAINING = OneLineParser((RunArguments, ModelArguments, DataArguments, LRSegformerTrainingArguments))
+FIELDS = {*OF_TRAINING.field_names(), *OneLineParser(RobustnessArguments).field_names()}
 # Options of our command lines that are no fields, and options of accelerate.
-OTHERS = {"config", "help", "help_all", "task", "variant", "config_file", *(name[2:] for name in SHORT_NAMES)}
+OTHERS = {"config", "help", "help_all", "config_file"}
 
 
 def code_blocks(language: str) -> list[str]:

@@ -3,72 +3,96 @@
 import dataclasses
 import difflib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
 
-from lrsegformer.cli.command_line import NEGATIVE_NUMBER
-from lrsegformer.data.arguments import DataArguments
 from lrsegformer.errors import InputError
-from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
-from lrsegformer.training.recipes import RECIPES
+
+# For argparse, which has no public way to say it: its own pattern takes -1e-3 and -5. for options.
+NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """
+    The options of a command line and of its file, by the names of the fields.
+
+    Attributes:
+        values (`dict`): every field's value.
+        in_file, on_line (`set[str]`): the names that were given in the one and on the other.
+    """
+
+    values: dict[str, Any]
+    in_file: set[str]
+    on_line: set[str]
 
 
 class OneLineParser(HfArgumentParser):
     """
     [`~transformers.HfArgumentParser`] that raises its errors as [`InputError`] and takes no abbreviations.
 
-    Negative numbers are values in every notation, so that the check of their range speaks.
+    Negative numbers are values in every notation, so that the check of their range speaks. An option's short names are
+    the `aliases` in the metadata of its field, on the command line and in a file alike.
     """
 
-    def __init__(self, dataclass_types: Any, **kwargs):
+    def __init__(self, dataclass_types: Any, **kwargs: Any):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str) -> None:
         raise InputError(f"{message}; see --help.")
 
+    def field_names(self) -> dict[str, str]:
+        """The fields by all names that they have as options, without the dashes in front."""
+        names: dict[str, str] = {}
+        for kind in self.dataclass_types:
+            for field in dataclasses.fields(kind):
+                if field.init:
+                    aliases = (alias.removeprefix("--") for alias in field.metadata.get("aliases", ()))
+                    names |= dict.fromkeys((field.name, *aliases), field.name)
+        return names
 
-def build_parser(task: str, description: str, training_class: type = TrainingDefaults) -> OneLineParser:
+    def parse_with_config(self, argv: Sequence[str]) -> Parsed:
+        """
+        Parse a command line and the file that its `--config` names; the command line wins.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for anything wrong with the options or the file.
+        """
+        names = self.field_names()
+        config_path = find_option("--config", argv)
+        in_file = [] if config_path is None else config_to_options(config_path, set(names))
+        return Parsed(vars(self.parse_args([*in_file, *argv])), _given(in_file, names), _given(argv, names))
+
+    def build(self, values: dict[str, Any]) -> tuple[Any, ...]:
+        """One instance of each dataclass, from the values of the fields."""
+        return tuple(
+            kind(**{field.name: values[field.name] for field in dataclasses.fields(kind) if field.init})
+            for kind in self.dataclass_types
+        )
+
+
+def find_option(option: str, argv: Sequence[str]) -> str | None:
     """
-    The parser of a task.
-
-    Args:
-        task (`str`): `"segmentation"` or `"classification"`; sets the recipe's defaults.
-        description (`str`): first paragraph of `--help`.
-        training_class (`type`, *optional*, defaults to `TrainingDefaults`):
-            `TrainingDefaults` for `--help`, which then needs no torch, or `LRSegformerTrainingArguments` to parse.
-    """
-    epilog = (
-        "Every other field of transformers.TrainingArguments is an option too (--help_all lists them). "
-        "--config FILE.yaml gives options by name; the command line wins."
-    )
-    parser = OneLineParser((ModelArguments, DataArguments, training_class), description=description, epilog=epilog)
-    parser.add_argument("--config", metavar="FILE", default=None, help="YAML or JSON file of options.")
-    parser.add_argument(
-        "--help_all", action="store_true", help="List the options of transformers.TrainingArguments too."
-    )
-    parser.set_defaults(**RECIPES[task])
-    return parser
-
-
-def find_config(argv: list[str]) -> str | None:
-    """
-    The file that `--config` names on a command line, which has to be read before the other options can be parsed.
+    The value that an option has on a command line, for one that has to be known before the others can be parsed.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: the option stands there without a file.
+        [`~lrsegformer.errors.InputError`]: the option stands there without a value.
     """
-    for position, option in enumerate(argv):
-        if option == "--config":
+    found = None
+    for position, word in enumerate(argv):
+        if word == option:
             value = argv[position + 1 : position + 2]
             if not value or value[0].startswith("--"):
-                raise InputError("--config needs a file: a YAML or JSON mapping of options.")
-            return value[0]
-        if option.startswith("--config="):
-            return option.removeprefix("--config=")
-    return None
+                raise InputError(f"{option} needs a {'file' if option == '--config' else 'value'}; see --help.")
+            found = value[0]
+        elif word.startswith(f"{option}="):
+            found = word.removeprefix(f"{option}=")
+    return found
 
 
 def config_to_options(path: str, known: set[str]) -> list[str]:
@@ -117,61 +141,6 @@ def _read_mapping(path: str) -> dict[str, Any]:
     return content
 
 
-def parse_arguments(task: str, argv: list[str], description: str) -> tuple[ModelArguments, DataArguments, Any]:
-    """
-    Parse a command line.
-
-    Returns:
-        The model, data and training arguments; the last an `LRSegformerTrainingArguments`.
-
-    Raises:
-        [`~lrsegformer.errors.InputError`]: for anything wrong with the options. `SystemExit`: after `--help`.
-    """
-    if any(option in ("-h", "--help") for option in argv):
-        build_parser(task, description).parse_args(["--help"])
-    from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
-
-    parser = build_parser(task, description, LRSegformerTrainingArguments)
-    if "--help_all" in argv:
-        parser.parse_args(["--help"])
-    in_file: list[str] = []
-    config_path = find_config(argv)
-    if config_path is not None:
-        known = {item.name for kind in parser.dataclass_types for item in dataclasses.fields(kind) if item.init}
-        in_file = config_to_options(config_path, known)
-    namespace = vars(parser.parse_args(in_file + argv))
-    _settle_exclusive_options(namespace, _names(in_file), _names(argv))
-    try:
-        model_arguments, data_arguments, training_arguments = (
-            kind(**{item.name: namespace[item.name] for item in dataclasses.fields(kind) if item.init})
-            for kind in parser.dataclass_types
-        )
-    except InputError:
-        raise
-    except ValueError as error:  # transformers' own checks of the values.
-        raise InputError(f"{' '.join(str(error).split())}; see --help_all.") from None
-    return model_arguments, data_arguments, training_arguments
-
-
-def _names(options: list[str]) -> set[str]:
-    return {option.split("=")[0].removeprefix("--").replace("-", "_") for option in options if option.startswith("--")}
-
-
-def _settle_exclusive_options(namespace: dict[str, Any], in_file: set[str], on_line: set[str]) -> None:
-    """
-    Unset what contradicts a stronger source: the command line is stronger than the file, and both than the recipe.
-
-    A run's length is given in steps or in epochs. Of the three batch sizes two determine the third.
-    """
-    given = in_file | on_line
-    if "max_steps" in given and "num_train_epochs" not in given:
-        namespace["num_train_epochs"] = None
-    if "num_train_epochs" in on_line and "max_steps" not in on_line:
-        namespace["max_steps"] = None
-    sizes = ("gradient_accumulation_steps", "per_device_train_batch_size", "total_batch_size")
-    if given.issuperset(sizes[:2]) and "total_batch_size" not in given:
-        namespace["total_batch_size"] = None
-    if on_line.intersection(sizes) and in_file.intersection(sizes):
-        weakest = next((name for name in sizes if name not in on_line), None)
-        if weakest is not None:
-            namespace[weakest] = None
+def _given(options: Sequence[str], names: dict[str, str]) -> set[str]:
+    words = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in options if word.startswith("--")}
+    return {names[word] for word in words if word in names}

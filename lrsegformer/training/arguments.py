@@ -84,14 +84,19 @@ class TrainingDefaults:
         default=0.0,
         metadata={"help": "Adversarial training: linf radius of the attack in 1/255 of the pixels' range."},
     )
-    learning_rate: float = field(default=6e-5, metadata={"help": "Base learning rate (the encoder's)."})
+    learning_rate: float = field(
+        default=6e-5, metadata={"help": "Base learning rate (the encoder's).", "aliases": ("--lr",)}
+    )
     head_learning_rate_multiplier: float = field(
         default=10.0, metadata={"help": "The head's learning rate as a multiple of the base rate."}
     )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and the constants c have none."})
     total_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Samples an optimizer step, divided over devices and accumulation steps. Default: 16."},
+        metadata={
+            "help": "Samples an optimizer step, divided over devices and accumulation steps. Default: 16.",
+            "aliases": ("--batch_size",),
+        },
     )
     per_device_train_batch_size: int | None = field(
         default=None, metadata={"help": "Samples a device and forward pass. Default: what total_batch_size leaves."}
@@ -106,7 +111,8 @@ class TrainingDefaults:
         default=None, metadata={"help": "Optimizer steps. Default: 160000, unless num_train_epochs is given."}
     )
     num_train_epochs: float | None = field(
-        default=None, metadata={"help": "Passes over the training images, in place of max_steps."}
+        default=None,
+        metadata={"help": "Passes over the training images, in place of max_steps.", "aliases": ("--epochs",)},
     )
     warmup_steps: float = field(
         default=1500 / 160000, metadata={"help": "Steps of linear warmup, or their share of the run."}

@@ -25,13 +25,14 @@ def arguments_to_config(*arguments: Any) -> dict[str, Any]:
 
     Left out: what continues another run, tokens, and batch sizes that follow from the total.
     """
-    of_recipes = {name for recipe in RECIPES.values() for name in recipe}
+    # The defaults of these depend on the task, and the strategy's on the command.
+    always = {"strategy", *(name for recipe in RECIPES.values() for name in recipe)}
     config: dict[str, Any] = {}
     for group in arguments:
         for item in dataclasses.fields(group):
             value = getattr(group, item.name)
             value = value.value if isinstance(value, Enum) else value
-            differs = value != item.default or item.name in of_recipes
+            differs = value != item.default or item.name in always
             if item.init and differs and isinstance(value, str | int | float | list | dict):
                 config[item.name] = value
     if config.get("gradient_accumulation_steps") == 1:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
-from lrsegformer.cli.parser import OneLineParser, find_config, parse_arguments
+from lrsegformer.cli.finetune import parse_arguments
+from lrsegformer.cli.parser import OneLineParser, find_option
 from lrsegformer.errors import InputError
 from lrsegformer.training.run_config import arguments_to_config, write_run_config
 
 
 def parse(*argv: str, task: str = "segmentation"):
-    return parse_arguments(task, [*argv, "--use_cpu"], "test")
+    return parse_arguments(task, [*argv, "--use_cpu"])
 
 
 @pytest.fixture
@@ -138,13 +139,14 @@ def test_files_that_cannot_be_read(tmp_path):
         assert str(path) in str(error.value)
     for argv in (["--config"], ["--config", "--use_cpu"]):
         with pytest.raises(InputError, match="--config needs a file"):
-            parse_arguments("segmentation", argv, "test")
+            parse_arguments("segmentation", argv)
 
 
-def test_configuration_is_found_on_the_command_line():
-    assert find_config(["--strategy", "none"]) is None
-    assert find_config(["--strategy", "none", "--config", "a.yaml", "--use_cpu"]) == "a.yaml"
-    assert find_config(["--use_cpu", "--config=b.yaml"]) == "b.yaml"
+def test_an_option_is_found_on_the_command_line():
+    assert find_option("--config", ["--strategy", "none"]) is None
+    assert find_option("--config", ["--strategy", "none", "--config", "a.yaml", "--use_cpu"]) == "a.yaml"
+    assert find_option("--config", ["--use_cpu", "--config=b.yaml"]) == "b.yaml"
+    assert find_option("--config", ["--config=b.yaml", "--config", "c.yaml"]) == "c.yaml", "as argparse has it"
 
 
 @dataclass
@@ -228,7 +230,7 @@ def test_run_configuration_is_taken_back(tmp_path, name):
     task, argv = ROUND_TRIPS[name]
     arguments = parse(*argv, task=task)
     write_run_config(str(tmp_path), *arguments)
-    again = parse_arguments(task, ["--config", str(tmp_path / "run.yaml")], "test")
+    again = parse_arguments(task, ["--config", str(tmp_path / "run.yaml")])
     assert again[:2] == arguments[:2]
     assert again[2].to_dict() == arguments[2].to_dict()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrsegformer.cli.command_line import main
+from lrsegformer.cli.finetune import main
 
 TINY = (
     "--architecture tiny --use_cpu --image_size 32 --total_batch_size 2 --max_steps 1 --eval_strategy no "

@@ -9,7 +9,7 @@ import transformers
 from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 
-from lrsegformer.cli.command_line import main
+from lrsegformer.cli.finetune import main
 
 DIGITS = ["--dataset", "digits", "--max_train_samples", "4", "--max_eval_samples", "2"]
 

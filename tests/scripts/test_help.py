@@ -34,7 +34,7 @@ def test_help(script):
 
 
 def test_help_all_lists_the_trainers_options(capsys):
-    from lrsegformer.cli.command_line import main
+    from lrsegformer.cli.finetune import main
 
     with pytest.raises(SystemExit) as stop:
         main("segmentation", ["--help_all"])

@@ -20,8 +20,7 @@ from transformers import (
 )
 
 from lrsegformer import LRSegformerForImageClassification, LRSegformerForSemanticSegmentation, LRSegformerTrainer
-from lrsegformer.cli.command_line import command_without_folders, main
-from lrsegformer.cli.parser import parse_arguments
+from lrsegformer.cli.finetune import command_without_folders, main, parse_arguments
 
 CLASSIFICATION_RUN = (
     "--dataset digits --architecture tiny --strategy orthogonal --use_cpu --image_size 32 --max_train_samples 10 "
@@ -98,7 +97,7 @@ def test_configuration_is_taken_back(run):
     task, folder, _ = run
     config = yaml.safe_load((folder / "run.yaml").read_text())
     assert config["dataset"] == "digits" and config["architecture"] == "tiny"
-    model, data, training = parse_arguments(task, ["--config", str(folder / "run.yaml")], "test")
+    model, data, training = parse_arguments(task, ["--config", str(folder / "run.yaml")])
     assert training.total_batch_size == 4 and training.per_device_train_batch_size == 2
     if task == "classification":
         # The dataclass's default, but not the recipe's.

@@ -1,8 +1,6 @@
-"""The entry of the command lines: arguments in, one clear line out where they are wrong."""
+"""What a command line says and how it exits where a run cannot go on: one clear line, never a traceback."""
 
 import os
-import re
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -11,13 +9,7 @@ from typing import NoReturn
 
 from lrsegformer.errors import InputError
 
-DESCRIPTIONS = {
-    "segmentation": "Fine-tune SegFormer for semantic segmentation with a Lipschitz-constrained decode head.",
-    "classification": "Fine-tune SegFormer for image classification with a Lipschitz-constrained classifier.",
-}
 INPUT_ERROR_STATUS = 2
-# For argparse's parsers, which have no public way to say it: their own pattern takes -1e-3 and -5. for options.
-NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 STOPPED_STATUS = 130  # 128 + SIGINT, as of a program that Ctrl-C ends
 # How long a process waits before it prints an error that another one may have to explain: longer than processes are
 # apart in finding the same mistake, and than a launcher takes to end the others once one has failed.
@@ -38,38 +30,7 @@ class Remedies:
     stopped: str
 
 
-TRAINING_REMEDIES = Remedies(
-    out_of_memory=(
-        "give a smaller --per_device_train_batch_size (the total batch size stays the same, by accumulation), a "
-        "smaller --image_size, or --activation_checkpointing."
-    ),
-    stopped="the same command with --resume_from_checkpoint continues from the last checkpoint of its --output_dir.",
-)
-
-
-def main(task: str, argv: list[str] | None = None) -> None:
-    """Run the fine-tuning command line of `task`; exits after one line where the input is wrong or Ctrl-C stops it."""
-    argv = sys.argv[1:] if argv is None else argv
-    run_or_explain(lambda: finetune_command(task, argv))
-
-
-def finetune_command(task: str, argv: list[str]) -> None:
-    """Parse `argv` and run; the command line of the run, for its model card, is that of this process."""
-    from lrsegformer.cli.parser import parse_arguments
-
-    arguments = parse_arguments(task, argv, DESCRIPTIONS[task])
-    from lrsegformer.training.finetune import finetune
-
-    finetune(task, *arguments, command=command_without_folders([os.path.relpath(sys.argv[0]), *sys.argv[1:]]))
-
-
-def command_without_folders(argv: list[str]) -> str:
-    """The command line for a model card: of an absolute path the last part, which says what it is, and no token."""
-    command = shlex.join(os.path.basename(word.rstrip("/")) if os.path.isabs(word) else word for word in argv)
-    return re.sub(r"(--hub[_-]token[= ])\S+", r"\1...", command)
-
-
-def run_or_explain(run: Callable[[], None], remedies: Remedies = TRAINING_REMEDIES) -> None:
+def run_or_explain(run: Callable[[], None], remedies: Remedies) -> None:
     """
     Call `run`; where the user has to act, print one line and exit.
 
@@ -78,7 +39,7 @@ def run_or_explain(run: Callable[[], None], remedies: Remedies = TRAINING_REMEDI
 
     Args:
         run (`Callable`): without arguments.
-        remedies ([`Remedies`], *optional*): those of the command line; of fine-tuning by default.
+        remedies ([`Remedies`]): those of the command line.
 
     Raises:
         `SystemExit`: with status 2 after a user's mistake or a lack of memory, with 130 after Ctrl-C.

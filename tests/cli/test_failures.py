@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from lrsegformer.cli import command_line
-from lrsegformer.cli.command_line import Remedies, run_or_explain
+from lrsegformer.cli import failures, finetune
+from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.errors import InputError
 
 REMEDIES = Remedies(out_of_memory="take less.", stopped="go on.")
@@ -17,18 +17,19 @@ HEAD = """
 import os, sys, time
 os.environ["LRSEGFORMER_PARSE_ONLY"] = "1"
 from lrsegformer.errors import InputError
-from lrsegformer.cli import command_line
+from lrsegformer.cli import failures, finetune
 rank = int(os.environ.get("RANK", "0"))
+REMEDIES = failures.Remedies(out_of_memory="take less.", stopped="go on.")
 """
 
 
 @pytest.fixture
 def outcome(capsys, monkeypatch):
-    """`outcome(error, rank, *remedies)`: status, lines on stderr and seconds waited of a run that ends in `error`."""
+    """`outcome(error, rank, remedies)`: status, lines on stderr and seconds waited of a run that ends in `error`."""
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
 
-    def end(error, rank, *remedies):
+    def end(error, rank, remedies):
         def run():
             raise error
 
@@ -38,7 +39,7 @@ def outcome(capsys, monkeypatch):
             monkeypatch.setenv("RANK", rank)
         waits.clear()
         with pytest.raises(SystemExit) as stop:
-            run_or_explain(run, *remedies)
+            run_or_explain(run, remedies)
         return stop.value.code, capsys.readouterr().err.splitlines(), sum(waits)
 
     return end
@@ -52,7 +53,7 @@ def test_first_process_speaks_at_once(outcome, rank):
 
 
 def test_another_process_leaves_the_first_one_time_to_speak(outcome):
-    assert outcome(InputError("a, b; c"), "3", REMEDIES) == (2, ["error: a, b; c"], command_line.PATIENCE_SECONDS)
+    assert outcome(InputError("a, b; c"), "3", REMEDIES) == (2, ["error: a, b; c"], failures.PATIENCE_SECONDS)
     code, lines, waited = outcome(MemoryError(), "3", REMEDIES)
     assert (code, len(lines)) == (2, 1) and waited > 5
     # Ctrl-C reaches every process.
@@ -75,14 +76,14 @@ def test_interrupt_of_a_process_that_waits(monkeypatch, capsys, error):
     assert stop.value.code == 130 and not capsys.readouterr().err
 
 
-def test_remedies_of_fine_tuning_are_the_default(outcome):
-    (line,) = outcome(MemoryError(), None)[1]
+def test_remedies_of_fine_tuning(outcome):
+    (line,) = outcome(MemoryError(), None, finetune.REMEDIES)[1]
     assert "--per_device_train_batch_size" in line and "--activation_checkpointing" in line
-    (line,) = outcome(KeyboardInterrupt(), None)[1]
+    (line,) = outcome(KeyboardInterrupt(), None, finetune.REMEDIES)[1]
     assert line.startswith("stopped: ") and "--resume_from_checkpoint" in line and "last checkpoint" in line
 
 
-@pytest.mark.parametrize(("processes", "waited"), [(None, 0), ("1", 0), ("2", command_line.PATIENCE_SECONDS)])
+@pytest.mark.parametrize(("processes", "waited"), [(None, 0), ("1", 0), ("2", failures.PATIENCE_SECONDS)])
 def test_bugs_are_not_hidden(monkeypatch, processes, waited):
     def run():
         raise RuntimeError("a bug, or the connection to a process that is gone")
@@ -111,7 +112,7 @@ def program(tmp_path):
 
 
 def test_interrupt_from_a_terminal(program):
-    body = 'def run():\n    print("running", flush=True)\n    time.sleep(60)\ncommand_line.run_or_explain(run)\n'
+    body = 'def run():\n    print("running", flush=True)\n    time.sleep(60)\nfailures.run_or_explain(run, REMEDIES)\n'
     clean = {name: value for name, value in os.environ.items() if name != "RANK"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, program(body)], env=clean, **pipes) as process:
@@ -135,7 +136,7 @@ def run():
     raise RuntimeError("connection lost") if rank == 1 else InputError("mistake")
 """,
     "second": """
-command_line.PATIENCE_SECONDS = 0.5 if rank == 1 else 10
+failures.PATIENCE_SECONDS = 0.5 if rank == 1 else 10
 def run():
     raise RuntimeError("connection lost") if rank == 0 else InputError("mistake")
 """,
@@ -145,7 +146,7 @@ def run():
 @pytest.mark.parametrize("who", BODIES)
 def test_processes_of_a_launcher_say_a_mistake_once(program, who):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    file = program(BODIES[who] + "command_line.run_or_explain(run)\n")
+    file = program(BODIES[who] + "failures.run_or_explain(run, REMEDIES)\n")
     process = subprocess.run([*launch, file], capture_output=True, text=True, timeout=120)
     assert process.returncode != 0
     errors = [line for line in process.stderr.splitlines() if line.startswith("error:")]

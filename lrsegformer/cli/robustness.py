@@ -1,0 +1,45 @@
+"""`robustness.py`: score models under attack, corruption and shifted data."""
+
+import logging
+import os
+import sys
+
+from lrsegformer.cli.failures import Remedies, run_or_explain
+from lrsegformer.cli.parser import OneLineParser
+from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
+
+DESCRIPTION = "Score SegFormer models, ours or stock, under attack, corruption and shifted data."
+REMEDIES = Remedies(
+    out_of_memory="give a smaller --batch_size or a smaller --eval_size; finished cells are kept.",
+    stopped="finished cells are kept in cells.jsonl of the --output_dir; the same command continues.",
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the bench; exits after one line where the input is wrong or Ctrl-C stops it."""
+    argv = sys.argv[1:] if argv is None else argv
+    run_or_explain(lambda: _run(argv), REMEDIES)
+
+
+def parse_arguments(argv: list[str]) -> tuple[RobustnessArguments, BenchDataArguments]:
+    """
+    Parse a command line.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for anything wrong with the options. `SystemExit`: after `--help`.
+    """
+    parser = OneLineParser((RobustnessArguments, BenchDataArguments), description=DESCRIPTION)
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    return parser.build(parser.parse_with_config(argv).values)
+
+
+def _run(argv: list[str]) -> None:
+    arguments = parse_arguments(argv)
+    from lrsegformer.robustness.bench.bench import run_bench
+
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lrsegformer").setLevel(logging.INFO if is_first else logging.ERROR)
+    run_bench(*arguments)
+    if is_first:
+        print(f"Report: {os.path.join(arguments[0].output_dir, 'results.md')}")
