@@ -8,6 +8,10 @@ SOURCES = lrsegformer scripts tests benchmarks
 OUTPUT ?= runs/quickstart
 BENCHMARKS ?= docs/benchmarks.md
 BENCHMARK_THREADS ?= 2
+# Processes that share the tests, at most four: each imports torch, and beyond that the imports weigh more than the gain.
+# `make test WORKERS=0` runs them in one process, for a debugger; PYTEST_OPTIONS="-k bounds" and the like choose some.
+WORKERS ?= logical
+PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
 .PHONY: quickstart install install-test install-bench test test-all bench quality style clean
 
@@ -35,11 +39,11 @@ $(VENV)/installed-bench: setup.cfg constraints.txt
 	touch $@
 
 test: install-test
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(PYTEST) $(PYTEST_OPTIONS)
 
 # Ten times the cases of every property, and the tests marked slow.
 test-all: install-test
-	HF_HUB_OFFLINE=1 HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m "" $(PYTEST_OPTIONS)
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "" $(PYTEST_OPTIONS)
 
 # Each script replaces its section; the machine should have nothing else to do.
 bench: export OMP_NUM_THREADS = $(BENCHMARK_THREADS)

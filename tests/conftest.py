@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -158,11 +160,33 @@ def run_script():
 
 
 @pytest.fixture(scope="session")
-def segmentation_run(run_script, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The folder of a run of scripts/finetune_seg.py (4 steps, checkpoints at 2 and 4), and its process."""
-    folder = tmp_path_factory.mktemp("segmentation") / "run"
-    process = run_script(
-        "finetune_seg.py", *SEGMENTATION_RUN, "--report_to", "tensorboard", "--output_dir", str(folder)
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return folder, process
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once(name, make)`: a folder that `make` fills, once for all processes that share the tests; read-only."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def fill(name: str, make: Callable[[Path], None]) -> Path:
+        folder, complete = shared / name, shared / f"{name}.complete"
+        with FileLock(shared / f"{name}.lock"):
+            if not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                complete.touch()
+        return folder
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def segmentation_run(run_script, made_once) -> tuple[Path, str]:
+    """The folder of a run of scripts/finetune_seg.py (4 steps, checkpoints at 2 and 4), and what it printed."""
+
+    def make(folder: Path) -> None:
+        options = [*SEGMENTATION_RUN, "--report_to", "tensorboard", "--output_dir", str(folder / "run")]
+        process = run_script("finetune_seg.py", *options)
+        assert process.returncode == 0, process.stderr[-4000:]
+        (folder / "printed.txt").write_text(process.stdout + process.stderr, encoding="utf-8")
+
+    folder = made_once("segmentation", make)
+    return folder / "run", (folder / "printed.txt").read_text(encoding="utf-8")

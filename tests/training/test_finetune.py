@@ -49,7 +49,7 @@ def classification_run(tmp_path_factory) -> tuple[Path, str]:
 def run(request, segmentation_run, classification_run) -> tuple[str, Path, str]:
     """Task, folder of its run, and what the run said."""
     if request.param == "segmentation":
-        return "segmentation", segmentation_run[0], segmentation_run[1].stdout + segmentation_run[1].stderr
+        return "segmentation", *segmentation_run
     return "classification", *classification_run
 
 
