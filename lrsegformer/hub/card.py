@@ -1,4 +1,4 @@
-"""The model card of a trained model: README.md with the metadata that the Hub reads."""
+"""The model card of a trained model: what goes into `card_template.md`, and the metadata that the Hub reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from lrsegformer.hub.tables import bounds_section, is_finite, table
 
+TEMPLATE = Path(__file__).with_name("card_template.md")
 SEGFORMER_LICENSE = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
 
 _PIPELINE_TAGS = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -28,13 +29,6 @@ _METRIC_NAMES = {
     "matthews_correlation": "Matthews correlation",
 }
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-_SEGMENTATION_SNIPPET = """\
-logits = model(**processor(images=image, return_tensors="pt")).logits
-classes = predict_classes(logits, image.size[::-1])[0]  # (height, width), one class number per pixel"""
-_CLASSIFICATION_SNIPPET = """\
-logits = model(**processor(images=image, return_tensors="pt")).logits
-print(model.config.id2label[logits.argmax(-1).item()])"""
 
 
 def write_model_card(
@@ -77,7 +71,7 @@ def write_model_card(
     base_is_on_hub = base_model is not None and bool(_HUB_ID.fullmatch(base_model)) and not Path(base_model).exists()
     base_name = base_model if base_model is None or base_is_on_hub else Path(base_model).name
     strategy = lipschitz_report.get("strategy")
-    name = folder.resolve().name
+    name, dataset_name = _one_line(folder.resolve().name), _one_line(dataset_name)
     scores = {key: metrics[f"eval_{key}"] for key in _METRIC_NAMES if is_finite(metrics.get(f"eval_{key}"))}
     metadata = _metadata(
         name,
@@ -89,17 +83,27 @@ def write_model_card(
         scores,
         strategy,
     )
-    sections = [
-        f"# {name}",
-        _introduction(task, base_name, base_is_on_hub, dataset_name, lipschitz_report),
-        _usage(task),
-        _scores_section(scores, metrics, config),
-        bounds_section(lipschitz_report),
-        _recipe_section(config, hyperparameters, versions, command),
-        _license_section(base_name),
-    ]
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        task=task,
+        auto_class=_AUTO_CLASSES[task],
+        name=name,
+        base_name=base_name and _one_line(base_name),
+        base_is_on_hub=base_is_on_hub,
+        dataset_name=dataset_name,
+        strategy=strategy,
+        scope=lipschitz_report.get("scope"),
+        scores=_scores(scores),
+        classes=_classes(metrics, config),
+        bounds=bounds_section(lipschitz_report),
+        command=command,
+        options=_options(config, hyperparameters),
+        versions=", ".join(f"{library} {version}" for library, version in versions.items()),
+        segformer_license=SEGFORMER_LICENSE,
+    )
     path = folder / "README.md"
-    ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n").save(path)
+    path.write_text(card.content.rstrip() + "\n", encoding="utf-8")
     return path
 
 
@@ -144,86 +148,33 @@ def _metadata(
     )
 
 
-def _introduction(
-    task: str, base_name: str | None, base_is_on_hub: bool, dataset_name: str, report: Mapping[str, Any]
-) -> str:
-    goal = "semantic segmentation" if task == "segmentation" else "image classification"
-    start = "trained from scratch" if base_name is None else f"fine-tuned from `{base_name}`"
-    if base_name is not None and not base_is_on_hub:
-        start += " (a local checkpoint)"
-    if report.get("strategy") is None:
-        kind = "No Lipschitz constraint: this is the unconstrained baseline."
-    else:
-        kind = f"Lipschitz strategy `{report['strategy']}`, applied to the scope `{report['scope']}`."
-    return f"A SegFormer for {goal}, {start} on {dataset_name} with LRSegformer. {kind}"
-
-
-def _usage(task: str) -> str:
-    extra_import = "\nfrom lrsegformer.evaluation import predict_classes" if task == "segmentation" else ""
-    snippet = _SEGMENTATION_SNIPPET if task == "segmentation" else _CLASSIFICATION_SNIPPET
-    return f"""## Use
-
-Install the `lrsegformer` package (`pip install .` in a clone of its repository); importing it registers the model.
-
-```python
-from PIL import Image
-from transformers import AutoImageProcessor, {_AUTO_CLASSES[task]}
-
-import lrsegformer  # noqa: F401  (registers the model classes){extra_import}
-
-source = "."  # this folder, or the id of this repository
-processor = AutoImageProcessor.from_pretrained(source)
-model = {_AUTO_CLASSES[task]}.from_pretrained(source).eval()
-image = Image.open("image.jpg").convert("RGB")
-{snippet}
-```"""
-
-
-def _scores_section(scores: Mapping[str, float], metrics: Mapping[str, Any], config: Any) -> str:
+def _scores(scores: Mapping[str, float]) -> str:
     if not scores:
-        return "## Scores\n\nNo scores were computed."
-    parts = [
-        "## Scores",
-        "On the validation split, from one confusion matrix over the whole split; ignored pixels and absent classes "
-        "do not count.",
-        table(("score", "value"), [(_METRIC_NAMES[key], f"{value:.4f}") for key, value in scores.items()]),
-    ]
+        return ""
+    return table(("score", "value"), [(_METRIC_NAMES[key], f"{value:.4f}") for key, value in scores.items()])
+
+
+def _classes(metrics: Mapping[str, Any], config: Any) -> str:
     ious, accuracies = metrics.get("eval_per_category_iou"), metrics.get("eval_per_category_accuracy")
-    if ious is not None and accuracies is not None:
-        names = getattr(config, "id2label", None) or {}
-        rows = [
-            (names.get(label, str(label)), _figure(iou), _figure(accuracy))
-            for label, (iou, accuracy) in enumerate(zip(ious, accuracies, strict=True))
-        ]
-        class_table = table(("class", "IoU", "accuracy"), rows)
-        parts.append(f"<details>\n<summary>Per class</summary>\n\n{class_table}\n\n</details>")
-    return "\n\n".join(parts)
+    if ious is None or accuracies is None:
+        return ""
+    names = getattr(config, "id2label", None) or {}
+    rows = [
+        (names.get(label, str(label)), _figure(iou), _figure(accuracy))
+        for label, (iou, accuracy) in enumerate(zip(ious, accuracies, strict=True))
+    ]
+    return table(("class", "IoU", "accuracy"), rows)
 
 
-def _recipe_section(
-    config: Any, hyperparameters: Mapping[str, Any], versions: Mapping[str, str], command: str | None
-) -> str:
-    parts = ["## Training"]
-    if command:
-        parts.append(f"```bash\n{command}\n```")
+def _options(config: Any, hyperparameters: Mapping[str, Any]) -> str:
     rows = [(f"`{key}`", f"`{value}`") for key, value in hyperparameters.items()]
     if getattr(config, "lipschitz_strategy", None) is not None:
         rows.append(("`penalty_reduction`", f"`{config.penalty_reduction}`"))
-    if rows:
-        parts.append(table(("option", "value"), rows))
-    if versions:
-        parts.append("Versions: " + ", ".join(f"{library} {version}" for library, version in versions.items()) + ".")
-    return "\n\n".join(parts)
+    return table(("option", "value"), rows) if rows else ""
 
 
-def _license_section(base_name: str | None) -> str:
-    if base_name is None:
-        return "## License\n\nApache 2.0. The data set has its own terms."
-    return (
-        f"## License\n\nThese weights started from `{base_name}` and stay under its terms. For NVIDIA's SegFormer and "
-        f"MiT weights these are the [SegFormer licence]({SEGFORMER_LICENSE}): research and evaluation, "
-        "non-commercial. The data set has its own terms."
-    )
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _figure(value: float) -> str:

@@ -1,11 +1,15 @@
 """The model card: metadata that the Hub understands, and bounds that are not mixed up with estimates."""
 
+from configparser import ConfigParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
+import lrsegformer
 from lrsegformer.hub import write_model_card
+from lrsegformer.hub.card import TEMPLATE
 
 REPORT = {
     "strategy": "stable_softplus",
@@ -151,3 +155,30 @@ def test_classification(tmp_path):
     assert "AutoModelForImageClassification" in card.text
     assert "Per class" not in card.text
     assert "No scores" in card_of(tmp_path, metrics={}).text
+
+
+def test_names_are_text_whatever_they_hold(tmp_path):
+    """Neither the template's syntax nor a line of their own: names come from files of other people."""
+    trap = "{{ 7 * 7 }} {% include '/etc/hostname' %}\n# Heading\n---"
+    config = SimpleNamespace(
+        lipschitz_strategy="stable_softplus", penalty_reduction="geometric_mean", id2label={0: trap, 1: "road"}
+    )
+    card = card_of(
+        tmp_path,
+        dataset_name=trap,
+        base_model="nowhere/{% x\n# Heading",
+        config=config,
+        hyperparameters={trap: trap},
+        versions={"torch": "{{ 7 * 7 }}"},
+        command="scripts/run.py --class_names '{{ 7 * 7 }}'",
+    )
+    assert "49" not in card.text and card.text.count("{{ 7 * 7 }}") == 6
+    assert "\n# Heading" not in card.text
+    assert {result.dataset_name for result in card.data.eval_results} == {" ".join(trap.split())}
+
+
+def test_the_template_is_part_of_the_package():
+    setup = ConfigParser()
+    setup.read(Path(__file__).resolve().parents[2] / "setup.cfg", encoding="utf-8")
+    listed = setup["options.package_data"]["lrsegformer"].split(", ")
+    assert TEMPLATE.relative_to(Path(lrsegformer.__file__).parent).as_posix() in listed
