@@ -32,7 +32,8 @@ def arguments_to_config(*arguments: Any) -> dict[str, Any]:
         for item in dataclasses.fields(group):
             value = getattr(group, item.name)
             value = value.value if isinstance(value, Enum) else value
-            differs = value != item.default or item.name in always
+            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            differs = value != default or item.name in always
             if item.init and differs and isinstance(value, str | int | float | list | dict):
                 config[item.name] = value
     if config.get("gradient_accumulation_steps") == 1:

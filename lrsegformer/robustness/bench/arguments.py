@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from lrsegformer.attacks.registry import ATTACKS, NORMS
 from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
 from lrsegformer.errors import InputError
-from lrsegformer.robustness.bench.cells import Condition
-from lrsegformer.robustness.metrics.corruption_scores import SEVERITIES, corruption_names
+from lrsegformer.robustness.conditions import Condition
+from lrsegformer.robustness.shift.corruption_names import SEVERITIES, corruption_names
 
 DEFAULT_SUBSET = 200
 # What other rows of a report are called.

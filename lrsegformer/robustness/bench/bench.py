@@ -18,7 +18,7 @@ from lrsegformer.data import DataSplits
 from lrsegformer.errors import InputError
 from lrsegformer.extras import install_name, require
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments, attack_conditions
-from lrsegformer.robustness.bench.cells import CellFile, Condition, cell_key
+from lrsegformer.robustness.bench.cells import CellFile, cell_key
 from lrsegformer.robustness.bench.checkpoints import (
     Checkpoint,
     check_classes,
@@ -31,6 +31,7 @@ from lrsegformer.robustness.bench.checkpoints import (
 from lrsegformer.robustness.bench.data import corrupted, open_splits, shifted_sets, training_subset, validation_subset
 from lrsegformer.robustness.bench.measuring import measure
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.report.files import SHEETS, write_report, writing_to
 from lrsegformer.robustness.report.sheets import save_sheet
 
@@ -107,7 +108,8 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
         cells += found
         # After each model, so that a run that is stopped has a report of those before.
         if state.is_main_process:
-            report = write_report(arguments, data_arguments, cells, context, subsets)
+            options = (arguments, data_arguments)
+            report = write_report(arguments.output_dir, cells, context, subsets, arguments.eps, options)
     return broadcast_object_list([report])[0]
 
 

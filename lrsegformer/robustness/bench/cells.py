@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lrsegformer.errors import InputError
+from lrsegformer.robustness.conditions import Condition
 
 CELLS_FILE = "cells.jsonl"
 # What every cell holds, besides its results.
@@ -19,38 +20,6 @@ _FIELDS = set(
     "key model weights condition num_labels class_names images of subset seed seconds device processes "
     "versions".split()
 )
-
-
-@dataclass(frozen=True)
-class Condition:
-    """
-    What a model is put to.
-
-    Attributes:
-        kind (`str`): `"clean"`, `"gradients"`, `"attack"`, `"corruption"`, `"shifted"` or `"reliability"`.
-        name (`str`): of the attack, corruption or data set.
-        norm (`str`, *optional*): `"linf"` or `"l2"`, of an attack.
-        radius (`float`, *optional*): of an attack, in 1/255 for linf and plain for l2, in [0, 1] pixel space.
-        severity (`int`, *optional*): 1 to 5, of a corruption.
-        steps, restarts (`int`, *optional*): of an attack.
-        targeted (`bool`): whether an attack aims at given classes.
-    """
-
-    kind: str
-    name: str = ""
-    norm: str | None = None
-    radius: float | None = None
-    severity: int | None = None
-    steps: int | None = None
-    restarts: int | None = None
-    targeted: bool = False
-
-    @property
-    def label(self) -> str:
-        """A name for files and progress lines, such as `pgd-linf-0.5` or `fog-3`."""
-        parts = [self.name or self.kind, *(["targeted"] if self.targeted else []), self.norm]
-        parts += [None if self.radius is None else f"{self.radius:g}", self.severity]
-        return "-".join(str(part).replace("/", "-") for part in parts if part is not None)
 
 
 def cell_key(weights: str, data: str, condition: Condition, options: Mapping[str, Any]) -> str:

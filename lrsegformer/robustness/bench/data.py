@@ -13,11 +13,11 @@ from lrsegformer.data.labels import LabelSpace
 from lrsegformer.data.loading import DIGITS
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench.arguments import DEFAULT_SUBSET, BenchDataArguments, RobustnessArguments
-from lrsegformer.robustness.bench.cells import Condition
 from lrsegformer.robustness.bench.runs import ScoredData
-from lrsegformer.robustness.report.rows import IMAGENET_C
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.shift.corruptions import CorruptedDataset
 from lrsegformer.robustness.shift.data_sets import (
+    IMAGENET_C,
     IMAGENET_SHIFTS,
     ModelInput,
     imagenet_c_folders,

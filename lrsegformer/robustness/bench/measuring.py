@@ -12,11 +12,13 @@ from lrsegformer.attacks.autoattack import square_flags
 from lrsegformer.attacks.objectives.pixels import cross_entropy
 from lrsegformer.attacks.pgd import count_pixels, value_and_gradient
 from lrsegformer.evaluation.scores import without_nan
-from lrsegformer.robustness.bench.cells import Condition
 from lrsegformer.robustness.bench.run_attacks import run_attack
 from lrsegformer.robustness.bench.runs import Run, over_batches, predicted
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.metrics.counting import SparseTable, image_tables, to_json, worst_per_image
-from lrsegformer.robustness.metrics.reliability import CalibrationBins, SmallObjects, local_lipschitz_estimate
+from lrsegformer.robustness.metrics.local_lipschitz import local_lipschitz_estimate
+from lrsegformer.robustness.metrics.reliability import CalibrationBins
+from lrsegformer.robustness.metrics.small_objects import SmallObjects
 from lrsegformer.robustness.metrics.worst_case import attack_counts
 from lrsegformer.robustness.report.sheets import SHOWN_IMAGES, Sample
 from lrsegformer.robustness.subset import Batch
@@ -42,7 +44,7 @@ def measure(run: Run, condition: Condition) -> tuple[dict[str, Any], list[Sample
 
     Args:
         run ([`Run`]): model and data.
-        condition ([`~lrsegformer.robustness.bench.cells.Condition`]): what to do to them.
+        condition ([`~lrsegformer.robustness.conditions.Condition`]): what to do to them.
 
     Returns:
         JSON values for the cell (`counts`, and by kind `iou_counts`, `distances`, `image_tables`, `measured`,

@@ -17,7 +17,7 @@ from lrsegformer.attacks.pgd import fgsm, pgd
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.sea import sea
 from lrsegformer.attacks.threat import Threat, image_generator
-from lrsegformer.robustness.bench.cells import Condition
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.metrics.counting import SparseTable, sparse
 from lrsegformer.robustness.subset import Batch
 
@@ -55,7 +55,7 @@ def run_attack(model: PixelModel, batch: Batch, condition: Condition, seed: int)
     Args:
         model ([`PixelModel`]): on the device of the batch.
         batch ([`~lrsegformer.robustness.subset.Batch`]): clean images and true labels.
-        condition ([`~lrsegformer.robustness.bench.cells.Condition`]): an attack with all its numbers.
+        condition ([`~lrsegformer.robustness.conditions.Condition`]): an attack with all its numbers.
         seed (`int`): of random starts and of target classes.
     """
     if condition.radius is None:

@@ -1,15 +1,16 @@
-"""The names of the common corruptions and the scores that sum them up. Light on purpose: option parsing imports it."""
+"""The scores that sum up what corruptions do to a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lrsegformer.errors import InputError
+from lrsegformer.robustness.shift.corruption_names import COMMON_CORRUPTIONS, SEVERITIES, check_corruption
 
 # Error of AlexNet on ImageNet-C, mean over the five severities: what the corruption errors are divided by. Published
-# with the benchmark (Hendrycks and Dietterich 2019, arXiv 1903.12261), in the order of its tables.
+# with the benchmark (Hendrycks and Dietterich 2019, arXiv 1903.12261).
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -27,39 +28,6 @@ ALEXNET_ERRORS = {
     "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }
-COMMON_CORRUPTIONS = tuple(ALEXNET_ERRORS)
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-CORRUPTIONS = COMMON_CORRUPTIONS + EXTRA_CORRUPTIONS
-SEVERITIES = (1, 2, 3, 4, 5)
-_SETS = {"common": COMMON_CORRUPTIONS, "extra": EXTRA_CORRUPTIONS, "all": CORRUPTIONS}
-
-
-def corruption_names(choices: Iterable[str]) -> tuple[str, ...]:
-    """
-    The corruptions that a user's words stand for, each once, in the order given.
-
-    Args:
-        choices (iterable of `str`): names, or `"common"` (the 15 of ImageNet-C), `"extra"` (4 more) or `"all"`.
-
-    Raises:
-        [`~lrsegformer.errors.InputError`]: a word is neither.
-    """
-    names: dict[str, None] = {}
-    for choice in choices:
-        if choice not in _SETS:
-            check_corruption(choice)
-        names.update(dict.fromkeys(_SETS.get(choice, (choice,))))
-    return tuple(names)
-
-
-def check_corruption(name: str, severity: int = 1) -> None:
-    """Raises `InputError` unless this is one of the 19 corruptions and one of the severities 1 to 5."""
-    if name not in CORRUPTIONS:
-        raise InputError(
-            f"corruption {name!r} is unknown: choose common, extra, all, or from {', '.join(CORRUPTIONS)}"
-        )
-    if severity not in SEVERITIES:
-        raise InputError(f"severity {severity!r} of {name}: give a whole number from 1 to 5")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,4 @@
-"""
-Beyond accuracy: calibration, small objects, the slope at the data, and the gap between training and validation.
-"""
+"""How far a confident prediction may be trusted: calibration, and the gap between training and validation."""
 
 from __future__ import annotations
 
@@ -14,16 +12,6 @@ from torch import Tensor
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import check_label_space
 from lrsegformer.kernels.bilinear import BandedUpsampling, full_precision_products
-from lrsegformer.robustness.metrics.local_lipschitz import local_lipschitz_estimate
-from lrsegformer.robustness.metrics.small_objects import SMALL_AREA_SHARE, SmallObjects
-
-__all__ = [
-    "SMALL_AREA_SHARE",
-    "CalibrationBins",
-    "SmallObjects",
-    "local_lipschitz_estimate",
-    "train_validation_gap",
-]
 
 
 class CalibrationBins:

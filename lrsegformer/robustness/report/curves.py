@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrsegformer.evaluation.figures import new_figure, palette, write_figure
-from lrsegformer.robustness.report.rows import IMAGENET_C, IN_MEMORY, corruption_source
+from lrsegformer.robustness.report.rows import IN_MEMORY, corruption_source
+from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 
 # Told apart by colour-blind readers, too (Okabe and Ito, "Color Universal Design", 2008).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -12,12 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import without_nan
-from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
+from lrsegformer.robustness.metrics.counting import from_json
 from lrsegformer.robustness.report.curves import save_robustness_curves
-from lrsegformer.robustness.report.rows import SHOWN, corruption_rows, masking_rows, reliability_rows, result_rows
+from lrsegformer.robustness.report.rows import (
+    SHOWN,
+    corruption_rows,
+    label_of,
+    masking_rows,
+    reliability_rows,
+    result_rows,
+)
 from lrsegformer.robustness.report.text import report_text
+from lrsegformer.training.run_config import RUN_CONFIG_FILE, arguments_to_config
 
 _CONDITION_COLUMNS = (
     "model",
@@ -41,20 +50,24 @@ _PER_CLASS = ("class", "reference", "iou", "accuracy")
 
 
 def write_report(
-    arguments: RobustnessArguments,
-    data_arguments: BenchDataArguments,
+    folder: str | Path,
     cells: Sequence[Mapping[str, Any]],
     context: Mapping[str, Any],
     subsets: Mapping[str, Sequence[str]],
+    radii: Sequence[float],
+    options: Sequence[Any],
 ) -> dict[str, Any]:
     """
     Write every file of the report, over what was there; each file is whole at any time.
 
     Args:
+        folder (`str` or `Path`): of the report.
         cells (sequence of `dict`): the finished cells, in the order of the tables.
         context (`dict`): `task`, `dataset`, `images`, `of`, `subset`, `class_names`, `seed`, `versions`, `score_at`,
             and `bounds`: for each model the proven bound of its head, or `None`.
         subsets (`dict`): names of the images of every subset, by its fingerprint.
+        radii (sequence of `float`): where minimum-norm attacks are read off.
+        options (sequence of dataclass instances): of the command line, for `run.yaml`.
 
     Returns:
         `dict`: what `results.json` holds.
@@ -62,8 +75,8 @@ def write_report(
     Raises:
         [`~lrsegformer.errors.InputError`]: a file cannot be written.
     """
-    folder, task = Path(arguments.output_dir), context["task"]
-    rows = result_rows(cells, task, arguments.eps)
+    folder, task = Path(folder), context["task"]
+    rows = result_rows(cells, task, radii)
     report = {
         **context,
         "rows": rows,
@@ -82,7 +95,7 @@ def write_report(
         save_robustness_curves(rows, SHOWN[task], folder / "curves.png")
         for fingerprint, names in subsets.items():
             _write(folder / "subsets" / f"{fingerprint}.txt", "".join(f"{name}\n" for name in _short_names(names)))
-        _write(folder / "run.yaml", _configuration(arguments, data_arguments))
+        _write(folder / RUN_CONFIG_FILE, yaml.safe_dump(arguments_to_config(*options), sort_keys=False))
     return report
 
 
@@ -107,9 +120,6 @@ def _class_lines(cell: Mapping[str, Any], context: Mapping[str, Any]) -> Iterabl
     """The results of each class of a cell: pixels (or images) of the class, and its scores."""
     if "counts" not in cell or "distances" in cell:
         return
-    from lrsegformer.robustness.metrics.counting import from_json
-    from lrsegformer.robustness.report.rows import label_of
-
     accuracy_table = from_json(cell["counts"], cell["num_labels"])
     iou_table = from_json(cell["iou_counts"], cell["num_labels"]) if cell.get("iou_counts") else accuracy_table
     condition = {**cell["condition"], "model": cell["model"], "condition": label_of(cell["condition"])}
@@ -146,17 +156,3 @@ def _short_names(names: Sequence[str]) -> list[str]:
         return list(names)
     root = os.path.commonpath(names)
     return [os.path.relpath(name, root) for name in names]
-
-
-def _configuration(*groups: Any) -> str:
-    """Every option that differs from its default, as `--config` takes it back."""
-    import yaml
-
-    options = {}
-    for group in groups:
-        for field in dataclasses.fields(group):
-            value = getattr(group, field.name)
-            default = field.default_factory() if callable(field.default_factory) else field.default
-            if value != default and value is not None:
-                options[field.name] = value
-    return yaml.safe_dump(options, sort_keys=False)

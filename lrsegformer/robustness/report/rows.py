@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrsegformer.data.imagenet import NUM_CLASSES
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.metrics.corruption_scores import summarise_corruptions
 from lrsegformer.robustness.metrics.counting import SparseTable, cell_scores
 from lrsegformer.robustness.metrics.reliability import train_validation_gap
 from lrsegformer.robustness.metrics.worst_case import attack_counts
+from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 
 # The scores of the tables, and what the axes of the curves say.
 SHOWN = {
@@ -22,7 +24,7 @@ MASKING_POINTS = 0.01
 ROUNDING = 1e-9
 STRONGER_ATTACKS = ("apgd", "square")
 MOSTLY = 0.5
-IN_MEMORY, IMAGENET_C = "in memory", "imagenet-c"
+IN_MEMORY = "in memory"
 
 
 def result_rows(cells: Sequence[Mapping[str, Any]], task: str, radii: Sequence[float]) -> list[dict[str, Any]]:
@@ -76,9 +78,7 @@ def _scores_within(radius: float, cell: Mapping[str, Any], task: str) -> dict[st
 
 
 def label_of(condition: Mapping[str, Any]) -> str:
-    """The condition's label; see [`~lrsegformer.robustness.bench.cells.Condition`]."""
-    from lrsegformer.robustness.bench.cells import Condition
-
+    """The condition's label; see [`~lrsegformer.robustness.conditions.Condition`]."""
     return Condition(**condition).label
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from lrsegformer.certification.text import round_up
-from lrsegformer.robustness.report.rows import IMAGENET_C, IN_MEMORY, SHOWN
+from lrsegformer.robustness.report.rows import IN_MEMORY, SHOWN
+from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 
 _UNITS = {"linf": "/255", "l2": ""}
 _HEADINGS = {"attack": "Attacks", "corruption": "Corruptions", "shifted": "Shifted data", "train": "Training images"}

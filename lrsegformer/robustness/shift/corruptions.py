@@ -19,32 +19,7 @@ from lrsegformer.data.dataset import ImageDataset
 from lrsegformer.data.examples import Example, ExampleSource
 from lrsegformer.errors import InputError
 from lrsegformer.extras import require
-from lrsegformer.robustness.metrics.corruption_scores import (
-    COMMON_CORRUPTIONS,
-    CORRUPTIONS,
-    EXTRA_CORRUPTIONS,
-    SEVERITIES,
-    CorruptionSummary,
-    check_corruption,
-    corruption_names,
-    mean_corruption_error,
-    summarise_corruptions,
-)
-
-__all__ = [
-    "COMMON_CORRUPTIONS",
-    "CORRUPTIONS",
-    "EXTRA_CORRUPTIONS",
-    "SEVERITIES",
-    "CorruptedDataset",
-    "CorruptedSource",
-    "CorruptionSummary",
-    "corrupt",
-    "corruption_names",
-    "image_seed",
-    "mean_corruption_error",
-    "summarise_corruptions",
-]
+from lrsegformer.robustness.shift.corruption_names import check_corruption
 
 _SMALLEST_SIDE = 32  # the package takes nothing smaller
 # These two ask the operating system for randomness unless they are given a seed; numpy's state does not reach them.
@@ -61,7 +36,7 @@ def corrupt(image: Image.Image | np.ndarray, name: str, severity: int, seed: int
 
     Args:
         image (`PIL.Image.Image` of mode RGB, or `numpy.ndarray`): uint8, shape `(height, width, 3)`; not changed.
-        name (`str`): one of the 19 [`CORRUPTIONS`].
+        name (`str`): one of the 19 [`~lrsegformer.robustness.shift.corruption_names.CORRUPTIONS`].
         severity (`int`): from 1 to 5.
         seed (`int`): of the random draws, not negative; see [`image_seed`]. It is mixed with the name and severity.
 
@@ -109,7 +84,7 @@ class CorruptedSource:
 
     Args:
         source ([`~lrsegformer.data.examples.ExampleSource`]): the clean examples.
-        name (`str`): one of the 19 [`CORRUPTIONS`].
+        name (`str`): one of the 19 [`~lrsegformer.robustness.shift.corruption_names.CORRUPTIONS`].
         severity (`int`): from 1 to 5.
         seed (`int`, *optional*, defaults to 0): the run's; see [`image_seed`].
     """
@@ -133,7 +108,7 @@ class CorruptedDataset(ImageDataset):
 
     Args:
         dataset ([`~lrsegformer.data.dataset.ImageDataset`]): with an evaluation transform.
-        name (`str`): one of the 19 [`CORRUPTIONS`].
+        name (`str`): one of the 19 [`~lrsegformer.robustness.shift.corruption_names.CORRUPTIONS`].
         severity (`int`): from 1 to 5.
         seed (`int`, *optional*, defaults to 0): the run's; see [`image_seed`].
     """

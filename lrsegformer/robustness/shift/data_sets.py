@@ -47,6 +47,7 @@ IMAGENET_SHIFTS = {
         "clip-benchmark/wds_imagenet_sketch", "https://github.com/HaohanWang/ImageNet-Sketch", 1000
     ),
 }
+IMAGENET_C = "imagenet-c"
 IMAGENET_C_ORIGIN = "https://zenodo.org/records/2235448"
 _SPLIT = "test"  # the only one of the Hub copies
 

@@ -24,7 +24,8 @@ from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import confusion_counts, scores_from_counts
 from lrsegformer.robustness.bench import bench
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
-from lrsegformer.robustness.bench.cells import CellFile, Condition
+from lrsegformer.robustness.bench.cells import CellFile
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.shift.corruptions import corrupt, image_seed
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "robustness.py"

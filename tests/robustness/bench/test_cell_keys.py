@@ -4,7 +4,8 @@ field of a condition must not pass unseen.
 """
 
 from lrsegformer.robustness.bench.arguments import RobustnessArguments, attack_conditions
-from lrsegformer.robustness.bench.cells import Condition, cell_key
+from lrsegformer.robustness.bench.cells import cell_key
+from lrsegformer.robustness.conditions import Condition
 
 KEYS = {
     "clean": "5dbdcbde51a3a78a",

@@ -12,9 +12,10 @@ from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench.arguments import RobustnessArguments, attack_conditions
-from lrsegformer.robustness.bench.cells import CellFile, Condition, cell_key
+from lrsegformer.robustness.bench.cells import CellFile, cell_key
 from lrsegformer.robustness.bench.run_attacks import run_attack, target_labels
 from lrsegformer.robustness.bench.runs import in_memory
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.subset import Batch, choose_indices
 
 SEED = 7

@@ -11,11 +11,8 @@ from torch.nn import functional
 
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation import predict_classes
-from lrsegformer.robustness.metrics.reliability import (
-    CalibrationBins,
-    local_lipschitz_estimate,
-    train_validation_gap,
-)
+from lrsegformer.robustness.metrics.local_lipschitz import local_lipschitz_estimate
+from lrsegformer.robustness.metrics.reliability import CalibrationBins, train_validation_gap
 
 
 def plain_ece(probabilities, labels, num_bins):

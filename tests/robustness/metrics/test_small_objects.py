@@ -8,7 +8,7 @@ import torch
 
 from lrsegformer.data.folders import MaskFolderSource
 from lrsegformer.errors import InputError
-from lrsegformer.robustness.metrics.reliability import SmallObjects
+from lrsegformer.robustness.metrics.small_objects import SmallObjects
 
 
 def masks(*rectangles, side=20, background=0):

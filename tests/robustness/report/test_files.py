@@ -11,7 +11,7 @@ from PIL import Image
 
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
-from lrsegformer.robustness.bench.cells import Condition
+from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.metrics.counting import (
     SparseTable,
     cell_scores,
@@ -229,11 +229,12 @@ def test_report_files(cells, tmp_path):
         models=["a", "b"], attacks=["pgd", "apgd"], eps=[0.5, 2.0], output_dir=str(tmp_path), seed=3
     )
     report = write_report(
-        arguments,
-        DataArguments(dataset="pictures"),
+        tmp_path,
         cells,
         make_context(bounds=bounds),
         {"0a": ["/x/y/a.png", "/x/z/b.png"], "1b": ["row 1"]},
+        arguments.eps,
+        (arguments, DataArguments(dataset="pictures")),
     )
     assert json.loads((tmp_path / "results.json").read_text()) == report
     text = (tmp_path / "results.md").read_text()
@@ -262,7 +263,7 @@ def test_report_files(cells, tmp_path):
 def test_report_of_clean_images_alone(tmp_path):
     arguments = RobustnessArguments(models=["a"], output_dir=str(tmp_path))
     context = make_context("classification", bounds={"ours": None}, images=100)
-    write_report(arguments, DataArguments(), [make_cell("ours", CLEAN, 9)], context, {"0a": ["row 1"]})
+    write_report(tmp_path, [make_cell("ours", CLEAN, 9)], context, {"0a": ["row 1"]}, [], [arguments, DataArguments()])
     text = (tmp_path / "results.md").read_text()
     assert "all 100 validation images" in text and "| clean | 90.00 |" in text
     assert "Proven" not in text and "Attacks" not in text

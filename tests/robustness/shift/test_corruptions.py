@@ -1,6 +1,5 @@
-"""Corruptions: reproducible, without a trace in the global random state, before the transform; and their summary."""
+"""Corruptions: reproducible, without a trace in the global random state, before the transform."""
 
-import math
 import pickle
 import sys
 
@@ -17,20 +16,13 @@ from lrsegformer.data.folders import MaskFolderSource
 from lrsegformer.data.loading import load_data
 from lrsegformer.data.transforms import SegmentationEvalTransform
 from lrsegformer.errors import InputError
-from lrsegformer.robustness.metrics.corruption_scores import ALEXNET_ERRORS
-from lrsegformer.robustness.shift.corruptions import (
+from lrsegformer.robustness.shift.corruption_names import (
     COMMON_CORRUPTIONS,
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
-    SEVERITIES,
-    CorruptedDataset,
-    CorruptedSource,
-    corrupt,
     corruption_names,
-    image_seed,
-    mean_corruption_error,
-    summarise_corruptions,
 )
+from lrsegformer.robustness.shift.corruptions import CorruptedDataset, CorruptedSource, corrupt, image_seed
 
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
 BLUR = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur")
@@ -171,8 +163,6 @@ def test_words_for_sets_of_corruptions():
         (lambda: corrupt(np.zeros((64, 64), np.uint8), "fog", 1, 0), r"shape \(64, 64\)"),
         (lambda: corrupt(Image.new("L", (64, 64)), "fog", 1, 0), "mode L"),
         (lambda: CorruptedDataset(digits_dataset(), "fog", 0), "severity 0 of fog"),
-        (lambda: summarise_corruptions(0.5, {}), "no scores under corruption"),
-        (lambda: summarise_corruptions(0.5, {("fog", 1): 0.1, ("snow", 2): 0.1}), "snow was measured at"),
     ],
 )
 def test_bad_input_gets_one_line(call, message):
@@ -185,27 +175,3 @@ def test_without_the_package_the_message_names_the_extra(monkeypatch, photograph
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(InputError, match=r"pip install lrsegformer\[robustness\]"):
         corrupt(photograph, "fog", 1, 0)
-
-
-def test_summary_by_hand():
-    scores = {("fog", 1): 0.4, ("fog", 3): 0.2, ("snow", 1): 0.3, ("snow", 3): 0.1}
-    summary = summarise_corruptions(0.5, scores)
-    assert summary.per_corruption == pytest.approx({"fog": 0.3, "snow": 0.2})
-    assert (summary.mean, summary.retention) == pytest.approx((0.25, 0.5))
-    assert summary.mce is None
-    assert math.isnan(summarise_corruptions(0.0, scores).retention)
-
-
-def test_mean_corruption_error():
-    cells = [(name, severity) for name in COMMON_CORRUPTIONS for severity in SEVERITIES]
-    # AlexNet itself has 1, whatever its errors at the single severities.
-    alexnet = {(name, severity): 1 - ALEXNET_ERRORS[name] - 0.01 * (severity - 3) for name, severity in cells}
-    assert mean_corruption_error(alexnet) == pytest.approx(1.0)
-    halved = {cell: 1 - (1 - accuracy) / 2 for cell, accuracy in alexnet.items()}
-    assert mean_corruption_error(halved) == pytest.approx(0.5)
-    # ResNet-50: mean accuracy 0.3948 and mCE 0.764 are published, so an even spread of its errors comes close.
-    assert mean_corruption_error(dict.fromkeys(cells, 0.3948)) == pytest.approx(0.764, abs=0.03)
-    assert mean_corruption_error(dict.fromkeys(cells, 1.0)) == 0.0
-    assert mean_corruption_error(dict.fromkeys(cells[1:], 0.5)) is None
-    assert summarise_corruptions(1.0, dict.fromkeys(cells, 1.0), "classification").mce == 0.0
-    assert summarise_corruptions(1.0, dict.fromkeys(cells, 1.0)).mce is None
