@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrsegformer.data.processor import normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.prediction import predict_classes
 
@@ -42,8 +43,7 @@ class PixelModel(nn.Module):
             model.merge()
         self.task = "segmentation" if hasattr(model, "decode_head") else "classification"
         self.num_labels = int(model.config.num_labels)
-        mean = processor.image_mean if processor.do_normalize else [0.0]
-        std = processor.image_std if processor.do_normalize else [1.0]
+        mean, std = normalisation(processor)
         place = {"dtype": torch.float32, "device": next(model.parameters()).device}
         self.register_buffer("mean", torch.tensor(mean, **place)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std, **place)[:, None, None], persistent=False)

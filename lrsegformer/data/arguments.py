@@ -75,8 +75,9 @@ class DataArguments:
     eval_size: int | None = field(
         default=None,
         metadata={
-            "help": "Short side of an image at evaluation, in pixels; for segmentation both sides are rounded up to "
-            "multiples of 32, and training scales vary around this size. Default: --image_size."
+            "help": "Size of an image at evaluation, in pixels: for segmentation the short side (the long side is at "
+            "most four times that), around which training scales vary; for classification the side of the centre "
+            "square that is cut after the short side was brought to 8/7 of it. Default: --image_size."
         },
     )
     scale_min: float = field(default=0.5, metadata={"help": "Smallest random scale of a segmentation image."})

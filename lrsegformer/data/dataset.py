@@ -54,6 +54,10 @@ class ImageDataset(torch.utils.data.Dataset):
         """Chooses the random draws of this epoch; also reaches workers that are already running."""
         self._epoch[0] = int(epoch)
 
+    def with_transform(self, transform: Transform) -> ImageDataset:
+        """The same examples in the same order, made ready in another way."""
+        return ImageDataset(self.source, self.label_space, transform, self.seed, self.indices)
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -64,7 +68,10 @@ class ImageDataset(torch.utils.data.Dataset):
         else:
             target = self.label_space.encode_class(int(example.target), example.name)
         rng = np.random.default_rng((self.seed, int(self._epoch[0]), int(index) % len(self)))
-        return self.transform(example.image, target, rng)
+        try:
+            return self.transform(example.image, target, rng)
+        except InputError as error:
+            raise InputError(f"{example.name}: {error}") from error
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -14,6 +14,8 @@ from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
+    from transformers.image_processing_utils import BaseImageProcessor
+
     from lrsegformer.data.dataset import ImageDataset, Transform
     from lrsegformer.data.examples import DataSource
 
@@ -34,6 +36,7 @@ class DataSplits:
         dataset_name (`str`): for the model card.
         hub_id (`str`, *optional*): id on the Hub, if it came from there.
         image_size, eval_size (`int`): side of the training input, and short side at evaluation, in pixels.
+        processor (image processor): how an image becomes an input at evaluation; to be saved with the model.
     """
 
     train: ImageDataset
@@ -43,6 +46,7 @@ class DataSplits:
     hub_id: str | None
     image_size: int
     eval_size: int
+    processor: BaseImageProcessor
 
 
 def load_data(
@@ -66,6 +70,8 @@ def load_data(
         InputError: anything the user has to mend: see the sources in `folders.py` and `hub.py`.
     """
     from lrsegformer.data.dataset import ImageDataset
+    from lrsegformer.data.processor import build_processor
+    from lrsegformer.data.transforms import EvaluationTransform
 
     if task not in _IMAGE_SIZES:
         raise InputError(f"task {task!r} is unknown; give `segmentation` or `classification`")
@@ -73,10 +79,13 @@ def load_data(
     image_size = arguments.image_size or (_DIGITS_IMAGE_SIZES if is_digits else _IMAGE_SIZES)[task]
     eval_size = arguments.eval_size or image_size
     source = _open_source(arguments, task, seed, image_size)
-    make_transforms = _segmentation_transforms if task == "segmentation" else _classification_transforms
-    train_transform, eval_transform = make_transforms(
-        arguments, source, image_size, eval_size, (image_mean, image_std)
-    )
+    statistics = image_mean, image_std
+    if task == "segmentation":
+        train_transform = _segmentation_transform(arguments, source, image_size, eval_size, statistics)
+    else:
+        train_transform = _classification_transform(arguments, image_size, statistics)
+    processor = build_processor(task, eval_size, *statistics, source.label_space.reduce_zero_label)
+    eval_transform = EvaluationTransform(processor, resize_labels=arguments.score_at == "resized")
     train_indices, eval_indices = None, None
     if not is_digits and arguments.max_train_samples is not None:
         train_indices = np.random.default_rng(seed).permutation(len(source.train))[: arguments.max_train_samples]
@@ -92,6 +101,7 @@ def load_data(
         hub_id=source.hub_id,
         image_size=image_size,
         eval_size=eval_size,
+        processor=processor,
     )
 
 
@@ -121,16 +131,16 @@ def _is_local(dataset: str) -> bool:
     return False
 
 
-def _segmentation_transforms(
+def _segmentation_transform(
     arguments: DataArguments,
     source: DataSource,
     image_size: int,
     eval_size: int,
     statistics: tuple[Sequence[float], Sequence[float]],
-) -> tuple[Transform, Transform]:
-    from lrsegformer.data.transforms import SegmentationEvalTransform, SegmentationTrainTransform
+) -> Transform:
+    from lrsegformer.data.transforms import SegmentationTrainTransform
 
-    train = SegmentationTrainTransform(
+    return SegmentationTrainTransform(
         image_size,
         *statistics,
         scale_range=(arguments.scale_min, arguments.scale_max),
@@ -138,23 +148,17 @@ def _segmentation_transforms(
         flip_probability=_flip_probability(arguments),
         ignore_index=source.label_space.ignore_index,
     )
-    return train, SegmentationEvalTransform(eval_size, *statistics, resize_labels=arguments.score_at == "resized")
 
 
-def _classification_transforms(
-    arguments: DataArguments,
-    source: DataSource,
-    image_size: int,
-    eval_size: int,
-    statistics: tuple[Sequence[float], Sequence[float]],
-) -> tuple[Transform, Transform]:
-    from lrsegformer.data.transforms import ClassificationEvalTransform, ClassificationTrainTransform
+def _classification_transform(
+    arguments: DataArguments, image_size: int, statistics: tuple[Sequence[float], Sequence[float]]
+) -> Transform:
+    from lrsegformer.data.transforms import ClassificationTrainTransform
 
     crop_area_min = arguments.crop_area_min or (0.5 if arguments.dataset == DIGITS else 0.08)
-    train = ClassificationTrainTransform(
+    return ClassificationTrainTransform(
         image_size, *statistics, crop_area_min=crop_area_min, flip_probability=_flip_probability(arguments)
     )
-    return train, ClassificationEvalTransform(eval_size, *statistics)
 
 
 def _flip_probability(arguments: DataArguments) -> float:

@@ -1,5 +1,5 @@
 """
-Augmentation and evaluation transforms. Pillow does the resampling; the policy is SegFormer's published recipe.
+Augmentation, by SegFormer's published recipe with Pillow's resampling, and evaluation by the saved image processor.
 
 Every transform is called as `transform(image, target, rng)` with an upright RGB image, an encoded mask
 (`(height, width)`, uint8 or int16) or a class index, and a `numpy.random.Generator`. It returns a dict with
@@ -9,16 +9,17 @@ Every transform is called as `transform(image, target, rng)` with an upright RGB
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from lrsegformer.data.colours import colour_jitter, colour_planes, photometric_distortion
+from lrsegformer.data.processor import LONG_SIDE_LIMIT
+from lrsegformer.errors import InputError
 
 _BILINEAR = Image.Resampling.BILINEAR
-_SIZE_MULTIPLE = 32  # the stride of the last encoder stage
-_LONG_SIDE_LIMIT = 4  # ADE20K's recipe fits images into 2048 x 512
 _CROP_TRIES = 10
 _LARGEST_CLASS_SHARE = 0.75
 
@@ -95,27 +96,6 @@ class SegmentationTrainTransform:
         return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}
 
 
-class SegmentationEvalTransform:
-    """
-    Fits the image to a short side of `eval_size` (long side at most four times that), both sides rounded up to
-    multiples of 32. Labels keep the annotation's size, or with `resize_labels` that of the input.
-    """
-
-    def __init__(self, eval_size: int, mean: Sequence[float], std: Sequence[float], resize_labels: bool = False):
-        self.eval_size = eval_size
-        self.normalise = Normalise(mean, std)
-        self.resize_labels = resize_labels
-
-    def __call__(self, image: Image.Image, target: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        width, height = (
-            -(-side // _SIZE_MULTIPLE) * _SIZE_MULTIPLE for side in fitted_size(image.size, self.eval_size)
-        )
-        pixels = self.normalise(image.resize((width, height), _BILINEAR))
-        if self.resize_labels:
-            target = nearest_crop(target, (width, height), (0, 0, width, height))
-        return {"pixel_values": torch.from_numpy(pixels), "labels": torch.from_numpy(np.array(target))}
-
-
 class ClassificationTrainTransform:
     """
     A crop of random area and aspect ratio (3:4 to 4:3) resized to a square, flip, and light jitter of brightness,
@@ -164,24 +144,39 @@ class ClassificationTrainTransform:
         return (left, top, min(width, left + crop_width), min(height, top + crop_height))
 
 
-class ClassificationEvalTransform:
+class EvaluationTransform:
     """
-    Resizes the short side to 256/224 of `image_size` and cuts the centre square. A smaller image has its short side
-    brought to `image_size` instead: it has no pixels to spare.
+    The input that the saved image processor makes of an image, and its label, for either task.
+
+    Masks keep the annotation's size, or with `resize_labels` take that of the input.
+
+    Args:
+        processor (image processor): of the model that is scored; see [`lrsegformer.data.processor`].
+        resize_labels (`bool`, defaults to `False`): for segmentation.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: on a call, for an image so long that the processor leaves nothing of it.
     """
 
-    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]):
-        self.image_size = image_size
-        self.normalise = Normalise(mean, std)
+    def __init__(self, processor: Any, resize_labels: bool = False):
+        self.processor = processor
+        self.resize_labels = resize_labels
 
-    def __call__(self, image: Image.Image, target: int, rng: np.random.Generator) -> dict[str, torch.Tensor | int]:
-        short = min(image.size)
-        # The centre square, in the coordinates of the original image.
-        side = short * 224 / 256 if short >= self.image_size else short
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        pixels = self.normalise(image.resize((self.image_size, self.image_size), _BILINEAR, box=box))
-        return {"pixel_values": torch.from_numpy(pixels), "labels": int(target)}
+    def __call__(
+        self, image: Image.Image, target: np.ndarray | int, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor | int]:
+        try:
+            pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        except ValueError as error:
+            raise InputError(
+                f"an image of {image.width}x{image.height} cannot be made an input ({error}): cut it, or leave it out"
+            ) from error
+        if not isinstance(target, np.ndarray):
+            return {"pixel_values": pixels, "labels": int(target)}
+        if self.resize_labels:
+            height, width = pixels.shape[-2:]
+            target = nearest_crop(target, (width, height), (0, 0, width, height))
+        return {"pixel_values": pixels, "labels": torch.from_numpy(np.array(target))}
 
 
 class Normalise:
@@ -203,7 +198,7 @@ class Normalise:
 
 def fitted_size(size: tuple[int, int], short_side: float) -> tuple[int, int]:
     """Returns (width, height) scaled to this short side, or less where the long side would pass four times it."""
-    factor = min(short_side / min(size), _LONG_SIDE_LIMIT * short_side / max(size))
+    factor = min(short_side / min(size), LONG_SIDE_LIMIT * short_side / max(size))
     return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lrsegformer.data.processor import normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.models.eval_mode import eval_mode
 from lrsegformer.models.jacobian import sample_seeds
@@ -155,9 +156,7 @@ def pixel_statistics(processor: Any, dataset: Any) -> tuple[list[float], list[fl
     """
     processor = getattr(processor, "image_processor", processor)
     if hasattr(processor, "image_mean"):
-        if not processor.do_normalize:
-            return [0.0] * 3, [1.0] * 3
-        return list(processor.image_mean), list(processor.image_std)
+        return normalisation(processor)
     normalise = getattr(getattr(dataset, "transform", None), "normalise", None)
     if normalise is None:
         raise InputError(

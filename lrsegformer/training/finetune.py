@@ -10,11 +10,11 @@ from transformers.utils import logging
 
 from lrsegformer.data import DataArguments, DataSplits, load_data
 from lrsegformer.data.dataset import collate
+from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_options
 from lrsegformer.training.arguments import NO_STRATEGY, ModelArguments
 from lrsegformer.training.outputs import print_summary, write_run_outputs
-from lrsegformer.training.processor import build_processor, channel_statistics
 from lrsegformer.training.progress import TimeEstimate
 from lrsegformer.training.run_config import RUN_CONFIG_FILE, write_run_config
 from lrsegformer.training.trainer import LRSegformerTrainer
@@ -54,15 +54,13 @@ def finetune(
         splits = load_data(data_arguments, task, arguments.seed, image_mean, image_std)
     model = start_model(task, model_arguments, splits)
     _warn_of_idle_penalty(model, model_arguments, arguments)
-    reduce_zero_label = splits.label_space.reduce_zero_label
-    processor = build_processor(task, splits.eval_size, image_mean, image_std, reduce_zero_label)
     trainer = LRSegformerTrainer(
         model=model,
         args=arguments,
         train_dataset=splits.train,
         eval_dataset=splits.validation,
         data_collator=collate,
-        processing_class=processor,
+        processing_class=splits.processor,
         callbacks=[TimeEstimate()],
     )
     if trainer.is_world_process_zero():

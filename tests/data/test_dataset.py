@@ -8,7 +8,8 @@ import torch
 
 from lrsegformer.data.dataset import ImageDataset, collate
 from lrsegformer.data.digits import load_digit_images
-from lrsegformer.data.transforms import SegmentationEvalTransform, SegmentationTrainTransform
+from lrsegformer.data.processor import build_processor
+from lrsegformer.data.transforms import EvaluationTransform, SegmentationTrainTransform
 from lrsegformer.errors import InputError
 
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -90,7 +91,8 @@ def test_different_sizes_name_the_option():
 
 def test_evaluation_ignores_the_epoch():
     source = load_digit_images("segmentation", 4, 4, 32, 0)
-    dataset = ImageDataset(source.validation, source.label_space, SegmentationEvalTransform(32, *STATISTICS), 0)
+    transform = EvaluationTransform(build_processor("segmentation", 32, *STATISTICS))
+    dataset = ImageDataset(source.validation, source.label_space, transform, 0)
     first = dataset[0]
     dataset.set_epoch(9)
     assert equal(first, dataset[0])

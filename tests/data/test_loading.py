@@ -99,7 +99,7 @@ def test_camvid_crops_and_whole_frames(real_data):
     assert data.train[0]["pixel_values"].shape == (3, 256, 256)
     assert data.train.transform.base_size == 360
     batch = collate([data.validation[0], data.validation[1]])
-    assert batch["pixel_values"].shape == (2, 3, 384, 480)
+    assert batch["pixel_values"].shape == (2, 3, 360, 480)
     assert batch["labels"].shape == (2, 360, 480)
     assert set(batch["labels"].unique().tolist()) <= {*range(11), 255}
 

@@ -7,10 +7,8 @@ from PIL import Image
 
 from lrsegformer.data.colours import colour_planes, photometric_distortion
 from lrsegformer.data.transforms import (
-    ClassificationEvalTransform,
     ClassificationTrainTransform,
     Normalise,
-    SegmentationEvalTransform,
     SegmentationTrainTransform,
     fitted_size,
     nearest_crop,
@@ -155,16 +153,6 @@ def test_fitted_size(size, short, expected):
     assert fitted_size(size, short) == expected
 
 
-def test_evaluation_rounds_up_to_32_and_keeps_the_annotation():
-    image, labels = blocks(480, 360)
-    transform = SegmentationEvalTransform(360, MEAN, STD)
-    item = transform(image, labels, np.random.default_rng(0))
-    assert item["pixel_values"].shape == (3, 384, 480)
-    assert torch.equal(item["labels"], torch.from_numpy(labels))
-    resized = SegmentationEvalTransform(360, MEAN, STD, resize_labels=True)(image, labels, np.random.default_rng(0))
-    assert resized["labels"].shape == (384, 480)
-
-
 def test_nearest_crop_is_pillows_nearest():
     labels = np.random.default_rng(0).integers(0, 200, (37, 53)).astype(np.uint8)
     for size in ((53, 37), (90, 111), (20, 31), (352, 256)):
@@ -190,20 +178,11 @@ def test_normalising_equals_the_image_processor():
 @pytest.mark.parametrize("size", [(64, 64), (300, 200), (5, 900), (900, 5), (1, 1)])
 def test_classification_sizes(size):
     image = Image.new("RGB", size, (10, 200, 30))
-    for transform in (ClassificationTrainTransform(48, MEAN, STD), ClassificationEvalTransform(48, MEAN, STD)):
-        for seed in range(5):
-            item = transform(image, 3, np.random.default_rng(seed))
-            assert item["pixel_values"].shape == (3, 48, 48)
-            assert item["labels"] == 3
-
-
-def test_classification_evaluation_takes_the_middle():
-    values = np.zeros((256, 256, 3), dtype=np.uint8)
-    values[16:240, 16:240] = 255  # 224 of 256: exactly the centre crop
-    item = ClassificationEvalTransform(224, *PLAIN)(Image.fromarray(values), 0, np.random.default_rng(0))
-    assert item["pixel_values"][:, 2:-2, 2:-2].min() == 1
-    small = ClassificationEvalTransform(512, *PLAIN)(Image.fromarray(values), 0, np.random.default_rng(0))
-    assert small["pixel_values"][:, :20].max() == 0  # nothing is cut from an image smaller than the input
+    transform = ClassificationTrainTransform(48, MEAN, STD)
+    for seed in range(5):
+        item = transform(image, 3, np.random.default_rng(seed))
+        assert item["pixel_values"].shape == (3, 48, 48)
+        assert item["labels"] == 3
 
 
 @pytest.mark.parametrize("make", [SegmentationTrainTransform, ClassificationTrainTransform])

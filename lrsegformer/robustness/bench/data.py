@@ -88,7 +88,7 @@ def shifted_sets(
             dataset = _other_masks(name, place, mapping, data_arguments, splits, model_names, seed)
             sets.append((Condition("shifted", name), _subset_of(dataset, dataset.label_space, task, count, seed)))
         else:
-            model = ModelInput(tuple(model_names), splits.eval_size, _MEAN, _STD)
+            model = ModelInput(tuple(model_names), splits.validation.transform)
             for condition, shifted in _other_classes(name, place, mapping, arguments.synsets, model):
                 data = _subset_of(shifted.dataset, shifted.dataset.label_space, task, count, seed)
                 sets.append((condition, replace(data, class_map=shifted.class_map)))

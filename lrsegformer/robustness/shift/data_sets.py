@@ -17,7 +17,7 @@ from lrsegformer.data.examples import ExampleSource
 from lrsegformer.data.folders import ClassFolderSource
 from lrsegformer.data.hub import HubSource, load_hub
 from lrsegformer.data.labels import LabelSpace
-from lrsegformer.data.transforms import ClassificationEvalTransform
+from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.shift.label_maps import ClassMap, MappedSource, match_classes, read_mapping
 
@@ -75,14 +75,11 @@ class ModelInput:
 
     Attributes:
         names (`tuple[str, ...]`): label names in the order of the logits.
-        eval_size (`int`): side of the input in pixels.
-        mean, std (`tuple[float, ...]`): of the channels, on a scale of 0 to 1.
+        transform ([`~lrsegformer.data.transforms.EvaluationTransform`]): how an image becomes the model's input.
     """
 
     names: tuple[str, ...]
-    eval_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    transform: EvaluationTransform
 
 
 def load_imagenet_shift(
@@ -100,7 +97,7 @@ def load_imagenet_shift(
 
     Args:
         name (`str`): one of [`IMAGENET_SHIFTS`].
-        model ([`ModelInput`]): whose classes and input size are meant.
+        model ([`ModelInput`]): whose classes and input are meant.
         folder (`str` or `Path`, *optional*): local images. Default: the copy on the Hub.
         mapping (`str` or `Path`, *optional*): a class-mapping file, see [`read_mapping`].
         synsets (`str` or `Path`, *optional*): a file of the model's wnids, see [`match_classes`].
@@ -203,8 +200,7 @@ def _shifted_set(
     space = LabelSpace(tuple(classes))
     mapped = MappedSource(source, space, [place.get(old) for old in range(len(classes))], [classes[k] for k in kept])
     indices = [index for index, old in enumerate(_classes_of_examples(source)) if old in place]
-    transform = ClassificationEvalTransform(model.eval_size, model.mean, model.std)
-    dataset = ImageDataset(mapped, mapped.new_space, transform, 0, np.array(indices))
+    dataset = ImageDataset(mapped, mapped.new_space, model.transform, 0, np.array(indices))
     return ShiftedSet(name, dataset, ClassMap(tuple(matched[old] for old in kept), len(model.names)))
 
 

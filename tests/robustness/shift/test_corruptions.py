@@ -14,7 +14,8 @@ from lrsegformer.data.dataset import ImageDataset, collate
 from lrsegformer.data.digits import load_digit_images
 from lrsegformer.data.folders import MaskFolderSource
 from lrsegformer.data.loading import load_data
-from lrsegformer.data.transforms import SegmentationEvalTransform
+from lrsegformer.data.processor import build_processor
+from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.shift.corruption_names import (
     COMMON_CORRUPTIONS,
@@ -45,7 +46,7 @@ def photograph():
 
 def digits_dataset(count=4):
     source = load_digit_images("segmentation", 4, count, 64, 0)
-    transform = SegmentationEvalTransform(64, (0.5,) * 3, (0.25,) * 3)
+    transform = EvaluationTransform(build_processor("segmentation", 64, (0.5,) * 3, (0.25,) * 3))
     return ImageDataset(source.validation, source.label_space, transform, 0)
 
 

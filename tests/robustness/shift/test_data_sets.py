@@ -12,6 +12,8 @@ from PIL import Image
 from lrsegformer.data import hub
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.loading import load_data
+from lrsegformer.data.processor import build_processor
+from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.shift.corruptions import CorruptedDataset
 from lrsegformer.robustness.shift.data_sets import (
@@ -30,7 +32,7 @@ STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def model_input(*names):
-    return ModelInput(names, 32, *STATISTICS)
+    return ModelInput(names, EvaluationTransform(build_processor("classification", 32, *STATISTICS)))
 
 
 def put(path, value=100):
