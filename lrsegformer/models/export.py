@@ -1,25 +1,16 @@
 """Export to the stock SegFormer classes."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
-from lrsegformer.models.configuration_lrsegformer import LOSS_OPTIONS, OPTIONS
+from lrsegformer.models.configuration_lrsegformer import LOSS_OPTIONS, OPTIONS, LRSegformerConfig
 from lrsegformer.models.decode_head import plain_matrix
 from lrsegformer.models.normalization import CenteringBatchNorm2d
-
-if TYPE_CHECKING:
-    from lrsegformer.models import (
-        LRSegformerConfig,
-        LRSegformerForImageClassification,
-        LRSegformerForSemanticSegmentation,
-    )
 
 _TYPE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version")
 
 
-def to_vanilla_config(config: "LRSegformerConfig") -> SegformerConfig:
+def to_vanilla_config(config: LRSegformerConfig) -> SegformerConfig:
     """The stock configuration of the same architecture and labels."""
     values = config.to_dict()
     ours = (*OPTIONS, *LOSS_OPTIONS, *_TYPE_FIELDS)
@@ -27,9 +18,9 @@ def to_vanilla_config(config: "LRSegformerConfig") -> SegformerConfig:
 
 
 @torch.no_grad()
-def to_vanilla_segmentation(model: "LRSegformerForSemanticSegmentation") -> SegformerForSemanticSegmentation:
+def to_vanilla_segmentation(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
     """
-    A stock model with equal logits in eval mode.
+    A stock model with equal logits in eval mode, from one of ours.
 
     Under scope `"head"` the scale of the norm is inside the exported fuse convolution, so the exported BatchNorm has
     scale 1; in training mode it is plain BatchNorm again.
@@ -49,8 +40,8 @@ def to_vanilla_segmentation(model: "LRSegformerForSemanticSegmentation") -> Segf
 
 
 @torch.no_grad()
-def to_vanilla_classification(model: "LRSegformerForImageClassification") -> SegformerForImageClassification:
-    """A stock model with equal logits."""
+def to_vanilla_classification(model: SegformerForImageClassification) -> SegformerForImageClassification:
+    """A stock model with equal logits, from one of ours."""
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith(".c")}
     state["classifier.weight"] = plain_matrix(model.classifier)
     return _filled(SegformerForImageClassification(to_vanilla_config(model.config)), state, model)

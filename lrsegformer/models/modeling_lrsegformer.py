@@ -13,6 +13,9 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.segformer.modeling_segformer import SegFormerImageClassifierOutput
 
 from lrsegformer._compat import install_output_hooks
+from lrsegformer.certification.head import HeadParts, head_bound
+from lrsegformer.certification.parts import Constrained
+from lrsegformer.certification.report import build_report
 from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.layers.registry import build_lipschitz_linear
@@ -20,6 +23,8 @@ from lrsegformer.losses import segmentation_loss
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead
 from lrsegformer.models.eval_mode import eval_mode
+from lrsegformer.models.export import to_vanilla_classification, to_vanilla_segmentation
+from lrsegformer.models.head_parts import classifier_parts, decode_head_parts
 from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
 
@@ -105,6 +110,7 @@ class LipschitzHeadMixin:
         with eval_mode(self), sdpa_kernel(SDPBackend.MATH):
             return self(pixel_values=pixel_values).logits
 
+    @torch.no_grad()
     def lipschitz_report(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
         """
         What is bounded, in which norm, by how much, and whether that is guaranteed; of eval mode.
@@ -134,9 +140,27 @@ class LipschitzHeadMixin:
         Raises:
             [`~lrsegformer.errors.InputError`]: for a `dtype` that is not a floating-point one.
         """
-        from lrsegformer.certification.report import lipschitz_report
+        dtype = self._head_dtype() if dtype is None else dtype
+        strategy, scope = self.config.lipschitz_strategy, self.config.lipschitz_scope
+        layers = self.constrained_layers().items()
+        constrained = [Constrained(name, layer, self.row_scale_of(layer)) for name, layer in layers]
+        return build_report(strategy, scope, dtype, constrained, self.head_parts(dtype))
 
-        return lipschitz_report(self, dtype)
+    @torch.no_grad()
+    def head_bound(self, dtype: torch.dtype | None = None) -> float | None:
+        """What [`lipschitz_report`] says of `["head"]["bound"]`, without the rest of the report."""
+        return head_bound(self.head_parts(self._head_dtype() if dtype is None else dtype))
+
+    def head_parts(self, dtype: torch.dtype) -> HeadParts:
+        """The head as certification reads it; `dtype` is the precision in which it computes."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its head is made of.")
+
+    def _head_dtype(self) -> torch.dtype:
+        """The precision in which the head computes now: autocast's where that is on, else that of the encoder."""
+        weight = next(self.segformer.parameters())
+        if weight.dtype != torch.float64 and torch.is_autocast_enabled(weight.device.type):
+            return torch.get_autocast_dtype(weight.device.type)
+        return weight.dtype
 
 
 def _was_loaded(module: torch.nn.Module, name: str) -> bool:
@@ -176,6 +200,9 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
     def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
         head = self.decode_head
         return head.fuse_row_scale() if layer is head.linear_fuse else None
+
+    def head_parts(self, dtype: torch.dtype) -> HeadParts:
+        return decode_head_parts(self.decode_head, dtype)
 
     def _initial_std(self, module: LipschitzConstraint) -> float:
         # With the variance frozen nothing rescales the fused features: keep their variance from layer to layer. The
@@ -246,8 +273,6 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
         """The stock class with equal logits in eval mode; nothing is constrained any more. The weights are copies."""
-        from lrsegformer.models.export import to_vanilla_segmentation
-
         return to_vanilla_segmentation(self)
 
 
@@ -275,6 +300,9 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
             self._keep_in_fp32_modules_strict.add("classifier")
         self.post_init()
         install_output_hooks(self.segformer)
+
+    def head_parts(self, dtype: torch.dtype) -> HeadParts:
+        return classifier_parts(self.classifier, dtype)
 
     def forward(
         self,
@@ -311,6 +339,4 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
 
     def to_vanilla(self) -> SegformerForImageClassification:
         """The stock class with equal logits; nothing is constrained any more. The weights are copies."""
-        from lrsegformer.models.export import to_vanilla_classification
-
         return to_vanilla_classification(self)

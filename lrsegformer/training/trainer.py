@@ -11,7 +11,6 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from lrsegformer._compat import StrictCheckpointMixin
-from lrsegformer.certification.head import head_bound
 from lrsegformer.errors import InputError
 from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
@@ -226,7 +225,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             f"lipschitz/{name.removeprefix('decode_head.')}": layer.lipschitz_bound(model.row_scale_of(layer)).item()
             for name, layer in model.constrained_layers().items()
         }
-        bound_of_head = head_bound(model)
+        bound_of_head = model.head_bound()
         return bounds if bound_of_head is None else {**bounds, "lipschitz/head": bound_of_head}
 
     # ---- evaluation ----

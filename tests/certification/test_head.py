@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from lrsegformer import STRATEGIES
-from lrsegformer.certification.head import head_bound
 
 HIDDEN_SIZES = (8, 8, 16, 16)
 ORDERS = {"per_pixel_l2": 2, "linf": float("inf"), "per_pixel_l1": 1, "l2": 2}
@@ -217,8 +216,8 @@ def test_bfloat16_has_bounds_of_its_own(make_model, norm):
 def test_bound_of_the_log_is_that_of_the_report(make_model, task, strategy):
     model = make_model(strategy, task=task)
     for dtype in (None, torch.bfloat16):
-        assert head_bound(model, dtype) == model.lipschitz_report(dtype)["head"]["bound"]
-    assert (head_bound(model) is None) == (strategy is None)
+        assert model.head_bound(dtype) == model.lipschitz_report(dtype)["head"]["bound"]
+    assert (model.head_bound() is None) == (strategy is None)
 
 
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])
