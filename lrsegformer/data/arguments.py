@@ -48,8 +48,9 @@ class DataArguments:
     class_names: str | None = field(
         default=None,
         metadata={
-            "help": "Class names in the order of their index: a file with one name a line, ADE20K's "
-            "objectInfo150.csv, or a list with commas. For class folders also a file of `folder<TAB>name` lines."
+            "help": "Class names: a list with commas, or a file: JSON (id2label, label2id, a model's config.json, a "
+            "list), a table whose header has a column `name` (ADE20K's objectInfo150.csv, say), lines of index and "
+            "name, or one name a line. For class folders also lines of folder<TAB>name."
         },
     )
     ignore_label: int | None = field(

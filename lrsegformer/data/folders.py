@@ -9,8 +9,9 @@ import numpy as np
 
 from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
+from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
-from lrsegformer.data.labels import LabelSpace, read_label_names, space_of_masks
+from lrsegformer.data.labels import LabelSpace, space_of_masks
 from lrsegformer.errors import InputError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"))
@@ -98,8 +99,7 @@ def load_mask_folders(arguments: DataArguments) -> DataSource:
     is_ade20k = (root / "objectInfo150.csv").is_file() or train.pairs[0][0].stem.startswith(("ADE_train_", "ADE_val_"))
     reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
     if arguments.class_names is not None:
-        names = tuple(read_label_names(arguments.class_names))
-        space = LabelSpace(names, arguments.ignore_label, reduce_zero_label)
+        space = LabelSpace(read_class_names(arguments.class_names).names, arguments.ignore_label, reduce_zero_label)
     elif is_ade20k:
         space = LabelSpace(ADE20K_NAMES, arguments.ignore_label, reduce_zero_label)
     else:
@@ -186,17 +186,23 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _rename_classes(classes: list[str], class_names: str) -> list[str]:
-    lines = read_label_names(class_names)
-    if all("\t" in line for line in lines):
-        names = {folder.strip(): name.strip() for folder, name in (line.split("\t", 1) for line in lines)}
+    table = read_class_names(class_names)
+    if table.folders is not None:
+        names = dict(zip(table.folders, table.names, strict=True))
         missing = [folder for folder in classes if folder not in names]
         if missing:
             raise InputError(
                 f"--class_names {class_names}: no name for the class folder {missing[0]}; add a line for it"
             )
         return [names[folder] for folder in classes]
-    if len(lines) != len(classes):
+    if len(table.names) != len(classes):
         raise InputError(
-            f"--class_names {class_names}: {len(lines)} names for {len(classes)} class folders; give as many"
+            f"--class_names {class_names}: {len(table.names)} names for {len(classes)} class folders; give as many"
         )
-    return lines
+    moved = [(folder, name) for folder, name in zip(classes, table.names, strict=True) if folder != name]
+    if moved and sorted(classes) == sorted(table.names):
+        raise InputError(
+            f"--class_names {class_names}: the names of the class folders in another order, so that {moved[0][0]} "
+            f"would be called {moved[0][1]}; leave the option out (classes are sorted by folder name)"
+        )
+    return list(table.names)

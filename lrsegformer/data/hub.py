@@ -11,9 +11,10 @@ import numpy as np
 
 from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.arguments import DataArguments
+from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
 from lrsegformer.data.hub_access import load_splits
-from lrsegformer.data.labels import LabelSpace, read_label_names, space_of_masks
+from lrsegformer.data.labels import LabelSpace, space_of_masks
 from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _label_space(
     arguments: DataArguments, dataset_id: str, names: tuple[str, ...] | None, train: HubSource, validation: HubSource
 ) -> LabelSpace:
     if names is not None:  # classification
-        given = tuple(read_label_names(arguments.class_names)) if arguments.class_names else names
+        given = read_class_names(arguments.class_names).names if arguments.class_names else names
         if len(given) < len(names):
             raise InputError(
                 f"--class_names: {len(given)} names for the {len(names)} classes of {dataset_id}; give all"
@@ -183,7 +184,7 @@ def _label_space(
     is_ade20k = dataset_id == ADE20K_ID
     reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
     if arguments.class_names:
-        return LabelSpace(tuple(read_label_names(arguments.class_names)), arguments.ignore_label, reduce_zero_label)
+        return LabelSpace(read_class_names(arguments.class_names).names, arguments.ignore_label, reduce_zero_label)
     if is_ade20k:
         return LabelSpace(ADE20K_NAMES, arguments.ignore_label, reduce_zero_label)
     masks = (mask for source in (train, validation) for mask in source.masks())

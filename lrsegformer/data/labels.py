@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
-from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -136,36 +133,6 @@ def _encoding_tables(space: LabelSpace, low: int, high: int) -> tuple[np.ndarray
     table = np.where((classes >= 0) & (classes < space.num_labels), classes, _INVALID)
     table = np.where(void, space.ignore_index, table).astype(np.int16)
     return table, None if (table == _INVALID).any() else table.astype(space.mask_dtype)
-
-
-def read_label_names(class_names: str) -> list[str]:
-    """
-    Reads class names from a file (one a line, or ADE20K's objectInfo150.csv), or from a list with commas.
-
-    Raises:
-        InputError: the option is neither an existing file nor a list, or the file cannot be read as text.
-    """
-    path = Path(class_names).expanduser()
-    if not path.is_file():
-        names = [name.strip() for name in class_names.split(",")]
-        if len(names) < 2 or "" in names:
-            raise InputError(f"--class_names {class_names}: no such file, and no list of names with commas")
-        return names
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--class_names {path}: cannot be read as UTF-8 text ({error}); give a text file") from error
-    if text.startswith("Idx,") and "Name" in text.splitlines()[0]:
-        return _names_of_object_info(text)
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _names_of_object_info(text: str) -> list[str]:
-    rows = sorted(csv.DictReader(text.splitlines()), key=lambda row: int(row["Idx"]))
-    # The file joins words and synonyms with the same semicolon, so the names people know cannot be cut out of it.
-    if len(rows) == len(ADE20K_NAMES):
-        return list(ADE20K_NAMES)
-    return [row["Name"].replace(";", " ") for row in rows]
 
 
 def space_of_masks(

@@ -132,6 +132,27 @@ def test_class_names_by_column_or_order(classes):
         load_class_folders(arguments)
 
 
+def test_class_names_of_folders_from_json_and_tables(classes):
+    file = classes / "names.json"
+    arguments = DataArguments(dataset=str(classes), class_names=str(file))
+    for content in (
+        '{"n02": "cat", "n01": "dog", "n03": "bird"}',
+        '{"0": ["n01", "dog"], "1": ["n02", "cat"]}',
+        '{"0": "dog", "1": "cat"}',
+        '{"cat": 1, "dog": 0}',
+    ):
+        file.write_text(content)
+        assert load_class_folders(arguments).label_space.names == ("dog", "cat")
+    table = classes / "names.csv"
+    table.write_text("wnid;name\nn03;crane\nn02;cat\nn01;dog\nn04;crane\n")
+    arguments.class_names = str(table)
+    assert load_class_folders(arguments).label_space.names == ("dog", "cat")
+    file.write_text('{"n02": 0, "n01": 1}')
+    arguments.class_names = str(file)
+    with pytest.raises(InputError, match="names of the class folders in another order, so that n01 would be called"):
+        load_class_folders(arguments)
+
+
 def test_wrong_class_folders_are_named(classes):
     put(classes / "val" / "n09" / "x.png")
     with pytest.raises(InputError, match="n09: no such class among the training folders"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrsegformer.data.ade20k import ADE20K_NAMES
-from lrsegformer.data.labels import LabelSpace, read_label_names, space_of_masks
+from lrsegformer.data.labels import LabelSpace, space_of_masks
 from lrsegformer.errors import InputError
 
 
@@ -93,29 +93,6 @@ def test_names_are_unique_and_at_least_two():
         LabelSpace(("a",))
     space = LabelSpace(("sky", "road"))
     assert (space.id2label, space.label2id) == ({0: "sky", 1: "road"}, {"sky": 0, "road": 1})
-
-
-def test_reading_names(tmp_path):
-    file = tmp_path / "names.txt"
-    file.write_text("goldfish, Carassius\n\ntench\n", encoding="utf-8")
-    assert read_label_names(str(file)) == ["goldfish, Carassius", "tench"]
-    assert read_label_names("sky, road") == ["sky", "road"]
-    with pytest.raises(InputError, match="nowhere.txt: no such file"):
-        read_label_names("nowhere.txt")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(InputError, match="UTF-8"):
-        read_label_names(str(tmp_path / "binary"))
-
-
-def test_ade20k_names_agree_with_the_official_file(real_data):
-    import csv
-
-    file = real_data / "ade20k_150_pairs" / "objectInfo150.csv"
-    rows = list(csv.DictReader(file.read_text().splitlines()))
-    assert len(ADE20K_NAMES) == 150
-    for name, row in zip(ADE20K_NAMES, rows, strict=True):
-        assert f";{name.replace(' ', ';')};" in f";{row['Name']};", (name, row)
-    assert read_label_names(str(file)) == list(ADE20K_NAMES)
 
 
 def test_scanning_masks_counts_up_to_the_largest_value(caplog):
