@@ -8,10 +8,10 @@ from lrsegformer.cli import finetune
 from lrsegformer.cli.failures import run_or_explain
 from lrsegformer.cli.parser import OneLineParser, find_option
 from lrsegformer.errors import InputError
+from lrsegformer.layers.registry import DEFAULT_STRATEGY
 from lrsegformer.training.arguments import NO_STRATEGY
 
 DESCRIPTION = "Fine-tune SegFormer: both tasks behind one command."
-DEFAULT_STRATEGY = "stable_softplus"
 
 
 @dataclass

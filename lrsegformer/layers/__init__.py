@@ -7,11 +7,7 @@ _CLASSES = {
     "LipschitzConstraint": "base",
     "LipschitzConv1x1": "base",
     "LipschitzLinear": "base",
-    "StableSoftplusLipschitzLinear": "stable_softplus",
-    "GeometricMeanLipschitzLinear": "geometric_mean",
-    "SpectralNormalizedLinear": "spectral_norm",
-    "OrthogonalLipschitzLinear": "orthogonal",
-    "JacobianNormLipschitzLinear": "jacobian_norm",
+    **STRATEGIES.homes(),
 }
 
 __all__ = ["STRATEGIES", "build_lipschitz_conv1x1", "build_lipschitz_linear", *_CLASSES]

@@ -26,12 +26,15 @@ class LipschitzConstraint(nn.Module):
         learns_constant (`bool`): whether `c` is a parameter, and therefore part of the network's penalty.
         limits_norm (`bool`): whether the constraint limits the norm (False: the bound is true, but nothing holds it
         down).
+        penalized_jacobian (`str`, *optional*): whose Jacobian at the data is the penalty, `"head"` or `"network"`;
+            `None` where the penalty is made of the learned constants, if there are any.
     """
 
     strategy: ClassVar[str]
     norm: str = "l2"
     learns_constant: ClassVar[bool] = False
     limits_norm: ClassVar[bool] = True
+    penalized_jacobian: str | None = None
     weight: nn.Parameter
     bias: nn.Parameter | None
 

@@ -27,6 +27,7 @@ class JacobianNormConstraint(LipschitzConstraint):
     def setup(self, device: torch.device | str | None = None, jacobian: str = "head") -> None:
         if jacobian not in ("head", "network"):
             raise InputError(f"jacobian_norm's option jacobian is 'head' or 'network', not {jacobian!r}.")
+        self.penalized_jacobian = jacobian
 
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix

@@ -7,34 +7,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrsegformer.layers.base import LipschitzConv1x1, LipschitzLinear
 
-# name: (module, class of the linear layer, one line for --help and the README)
+# name, which is also its file's: (class of the linear layer, one line for --help and the README)
 _TABLE = {
     "stable_softplus": (
-        "stable_softplus",
         "StableSoftplusLipschitzLinear",
         "rows scaled to a learned constant K = softplus(c); bounds linf",
     ),
     "geometric_mean": (
-        "geometric_mean",
         "GeometricMeanLipschitzLinear",
         "matrix scaled to a learned constant K = exp(c) by sqrt(l1 * linf); bounds l2",
     ),
     "spectral_norm": (
-        "spectral_norm",
         "SpectralNormalizedLinear",
         "matrix divided by its exact largest singular value; bounds l2 by a fixed K",
     ),
     "orthogonal": (
-        "orthogonal",
         "OrthogonalLipschitzLinear",
         "orthonormal rows or columns by Householder QR; every singular value is a fixed K",
     ),
     "jacobian_norm": (
-        "jacobian_norm",
         "JacobianNormLipschitzLinear",
         "plain weights; the head's Jacobian at the data is penalised, nothing is limited",
     ),
 }
+# What a command line that asks for a constraint, and names none, gets.
+DEFAULT_STRATEGY = "stable_softplus"
 
 
 class StrategyTable(Mapping[str, "type[LipschitzLinear]"]):
@@ -43,8 +40,7 @@ class StrategyTable(Mapping[str, "type[LipschitzLinear]"]):
     def __getitem__(self, name: str) -> "type[LipschitzLinear]":
         if name not in _TABLE:
             raise KeyError(f"Unknown strategy {name!r}: choose one of {', '.join(_TABLE)}.")
-        module, class_name, _ = _TABLE[name]
-        return getattr(import_module(f"lrsegformer.layers.{module}"), class_name)
+        return getattr(import_module(f"lrsegformer.layers.{name}"), _TABLE[name][0])
 
     def __iter__(self) -> Iterator[str]:
         return iter(_TABLE)
@@ -55,9 +51,13 @@ class StrategyTable(Mapping[str, "type[LipschitzLinear]"]):
     def __contains__(self, name: object) -> bool:
         return name in _TABLE
 
+    def homes(self) -> dict[str, str]:
+        """The names of the layer classes, and of the files that hold them."""
+        return {class_name: name for name, (class_name, _) in _TABLE.items()}
+
     def summary(self, name: str) -> str:
         """One line on what the strategy does, for `--help` and tables."""
-        return _TABLE[name][2]
+        return _TABLE[name][1]
 
     def summaries(self) -> str:
         """All names with their summaries, for `--help`."""

@@ -1,4 +1,4 @@
-"""The penalty of jacobian_norm: a random-projection estimate of the squared Jacobian norm at the data."""
+"""The penalty on a Jacobian: a random-projection estimate of the squared Jacobian norm at the data."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING

@@ -96,14 +96,19 @@ class LipschitzHeadMixin:
         The penalty of this forward pass. Where it depends on weights alone it is cheap enough to be part of every one;
         the Jacobian's is computed in training only.
         """
-        if self.config.lipschitz_strategy != "jacobian_norm":
+        penalized = self._penalized_jacobian()
+        if penalized is None:
             return constants_penalty(self.penalty_factors(), self.config.penalty_reduction)
         if not (self.training and torch.is_grad_enabled()):
             return None
         seeds = sample_seeds(pixel_values)
-        if (self.config.lipschitz_options or {}).get("jacobian") == "network":
+        if penalized == "network":
             return jacobian_penalty(self._eval_mode_logits, pixel_values, seeds)
         return head_jacobian_penalty(seeds, *head_inputs)
+
+    def _penalized_jacobian(self) -> str | None:
+        """Whose Jacobian the strategy penalises, `"head"` or `"network"`; `None` where its penalty is another one."""
+        return next((layer.penalized_jacobian for group in self.penalty_factors() for layer in group), None)
 
     def _eval_mode_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits without dropout and with the running statistics, by kernels that can be differentiated twice."""
@@ -227,13 +232,13 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
 
         Returns:
             [`LRSegformerSemanticSegmenterOutput`]: logits at a quarter of the input's size, the task loss where labels
-            are given, and the penalty: always where it depends on weights alone, in training mode for jacobian_norm.
+            are given, and the penalty: always where it depends on weights alone, a Jacobian's in training mode.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         keep_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         outputs = self.segformer(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
         features = outputs.hidden_states
-        if self.training and self.config.lipschitz_strategy == "jacobian_norm":
+        if self.training and self._penalized_jacobian() == "head":
             logits, fused = self.decode_head(features, return_fused=True)
         else:
             logits, fused = self.decode_head(features), None
@@ -319,7 +324,7 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
 
         Returns:
             [`LRSegformerImageClassifierOutput`]: logits, the task loss where labels are given (the mean over the
-            batch), and the penalty: always where it depends on weights alone, in training mode for jacobian_norm.
+            batch), and the penalty: always where it depends on weights alone, a Jacobian's in training mode.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         keep_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states

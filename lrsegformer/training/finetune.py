@@ -147,11 +147,10 @@ def _show_progress(arguments: LRSegformerTrainingArguments) -> None:
 def _warn_of_idle_penalty(
     model: LipschitzModel, model_arguments: ModelArguments, arguments: LRSegformerTrainingArguments
 ) -> None:
-    strategy = model.config.lipschitz_strategy
     default = type(arguments).__dataclass_fields__["lambda_lip"].default
-    if strategy == "jacobian_norm" or arguments.lambda_lip in (0, default):
+    if arguments.lambda_lip in (0, default):
         return
-    if not any(layer.learns_constant for layer in model.constrained_layers().values()):
+    if not any(layer.learns_constant or layer.penalized_jacobian for layer in model.constrained_layers().values()):
         logger.warning(
             f"--lambda_lip {arguments.lambda_lip} has no effect: strategy {model_arguments.strategy} learns no "
             "constants."
