@@ -11,9 +11,9 @@ from torch.nn import functional
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from lrsegformer import LRSegformerConfig, LRSegformerForSemanticSegmentation
+from lrsegformer.choices import ARCHITECTURES
 from lrsegformer.evaluation.prediction import predict_classes
 from lrsegformer.losses import segmentation_loss
-from lrsegformer.models.architectures import ARCHITECTURES
 
 CLASSES, SIDE, IGNORE_INDEX = 150, 512, 255
 IGNORED_SHARE = 0.05

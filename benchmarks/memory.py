@@ -14,7 +14,7 @@ import argparse
 import torch
 
 from lrsegformer import LRSegformerConfig, LRSegformerForSemanticSegmentation
-from lrsegformer.models.architectures import ARCHITECTURES
+from lrsegformer.choices import ARCHITECTURES
 
 SIDE, CLASSES = 512, 150
 LOSS_MAPS = 3

@@ -29,11 +29,11 @@ from lrsegformer import (
     LRSegformerTrainer,
     LRSegformerTrainingArguments,
 )
+from lrsegformer.choices import ARCHITECTURES
 from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.dataset import collate
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.evaluation import ConfusionMatrix
-from lrsegformer.models.architectures import ARCHITECTURES
 
 SIDE, CLASSES, VOID = 512, 150, 255
 WRONG_SHARE = 0.3

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from lrsegformer.choices import TASKS
+
 NORMS = ("linf", "l2")
-TASKS = ("segmentation", "classification")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from lrsegformer.choices import RECIPES
 from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.cli.parser import OneLineParser, Parsed
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.errors import InputError
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
-from lrsegformer.training.recipes import RECIPES
 
 DESCRIPTIONS = {
     "segmentation": "Fine-tune SegFormer for semantic segmentation with a Lipschitz-constrained decode head.",

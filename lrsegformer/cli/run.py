@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lrsegformer.choices import NO_STRATEGY, TASKS
 from lrsegformer.cli import finetune
 from lrsegformer.cli.failures import run_or_explain
 from lrsegformer.cli.parser import OneLineParser, find_option
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import DEFAULT_STRATEGY
-from lrsegformer.training.arguments import NO_STRATEGY
 
 DESCRIPTION = "Fine-tune SegFormer: both tasks behind one command."
 
@@ -20,7 +20,7 @@ class RunArguments:
 
     _argument_group_name = "run"
 
-    task: str = field(metadata={"help": "What to train for.", "choices": tuple(finetune.DESCRIPTIONS)})
+    task: str = field(metadata={"help": "What to train for.", "choices": TASKS})
     variant: str = field(
         default="lipschitz",
         metadata={

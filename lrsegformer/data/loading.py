@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrsegformer.choices import Task
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
@@ -51,7 +52,7 @@ class DataSplits:
 
 def load_data(
     arguments: DataArguments,
-    task: Literal["segmentation", "classification"],
+    task: Task,
     seed: int,
     image_mean: Sequence[float],
     image_std: Sequence[float],

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrsegformer.choices import TASKS
 from lrsegformer.errors import InputError
-from lrsegformer.evaluation.scores import TASKS, check_label_space, confusion_counts, scores_from_counts
+from lrsegformer.evaluation.scores import check_label_space, confusion_counts, scores_from_counts
 
 __all__ = ["ConfusionMatrix", "confusion_counts", "scores_from_counts"]
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrsegformer.choices import TASKS
 from lrsegformer.errors import InputError
-
-TASKS = ("segmentation", "classification")
 
 
 def check_label_space(num_labels: int, ignore_index: int | None) -> None:

@@ -5,13 +5,12 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import SegformerConfig
 
+from lrsegformer.choices import PENALTY_REDUCTIONS, SCOPES
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
 
-SCOPES = ("projections", "head")
 OPTIONS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options")
 LOSS_OPTIONS = ("semantic_loss_class_weights", "semantic_loss_label_smoothing")
-PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")
 
 
 @strict
@@ -106,7 +105,7 @@ def _refuse_another_reading(name: str, saved: dict[str, Any], requested: dict[st
     """The raw weights and constants in a constrained file mean something else under another constraint."""
     for option in ("lipschitz_strategy", "lipschitz_scope", "lipschitz_options"):
         before, now = saved.get(option), requested.get(option, saved.get(option))
-        widened = option == "lipschitz_scope" and (before, now) == ("projections", "head")
+        widened = option == "lipschitz_scope" and before == "projections" and now == "head"
         if now != before and not widened:
             raise InputError(
                 f"The checkpoint {name} was saved with {option} {before!r} and cannot be read with {now!r}: give "

@@ -6,9 +6,9 @@ from typing import Any
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from transformers.utils import logging
 
+from lrsegformer.choices import ARCHITECTURES
 from lrsegformer.errors import InputError
 from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
-from lrsegformer.models.architectures import ARCHITECTURES
 
 logger = logging.get_logger(__name__)
 

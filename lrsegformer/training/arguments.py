@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from lrsegformer.choices import ARCHITECTURES, NO_STRATEGY, PENALTY_REDUCTIONS, SCOPES
 from lrsegformer.layers.registry import STRATEGIES
-
-NO_STRATEGY = "none"
-ARCHITECTURES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 
 
 def _strategy_help() -> str:
@@ -30,7 +28,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Train from scratch with this architecture instead of starting from a checkpoint.",
-            "choices": ARCHITECTURES,
+            "choices": tuple(ARCHITECTURES),
         },
     )
     strategy: str = field(
@@ -42,14 +40,14 @@ class ModelArguments:
         metadata={
             "help": "What is constrained: 'head' (every linear map of the head and its BatchNorm) or 'projections' "
             "(the decode head's four projections; bounds nothing but them).",
-            "choices": ("head", "projections"),
+            "choices": SCOPES,
         },
     )
     penalty_reduction: str = field(
         default="geometric_mean",
         metadata={
             "help": "How the learned constants become the penalty.",
-            "choices": ("geometric_mean", "product", "sum", "mean_log"),
+            "choices": PENALTY_REDUCTIONS,
         },
     )
     lipschitz_options: str | None = field(

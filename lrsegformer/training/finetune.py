@@ -8,12 +8,13 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from lrsegformer.choices import NO_STRATEGY
 from lrsegformer.data import DataArguments, DataSplits, load_data
 from lrsegformer.data.dataset import collate
 from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_options
-from lrsegformer.training.arguments import NO_STRATEGY, ModelArguments
+from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.outputs import print_summary, write_run_outputs
 from lrsegformer.training.progress import TimeEstimate
 from lrsegformer.training.run_config import RUN_CONFIG_FILE, write_run_config

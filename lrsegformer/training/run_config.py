@@ -5,7 +5,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from lrsegformer.training.recipes import RECIPES
+from lrsegformer.choices import RECIPES
 
 RUN_CONFIG_FILE = "run.yaml"
 

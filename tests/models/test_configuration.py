@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, SegformerConfig, ViTConfig
 
 from lrsegformer import STRATEGIES, InputError, LRSegformerConfig, LRSegformerForSemanticSegmentation
-from lrsegformer.models.configuration_lrsegformer import PENALTY_REDUCTIONS, SCOPES
+from lrsegformer.choices import PENALTY_REDUCTIONS, SCOPES
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from lrsegformer import (
     LRSegformerForImageClassification,
     LRSegformerForSemanticSegmentation,
 )
+from lrsegformer.choices import SCOPES
 from lrsegformer.layers.norms import operator_norm
 from lrsegformer.models.loading import build_model, load_model, parse_options
 
-SCOPES = ("projections", "head")
 UNCHANGED_AT_START = [name for name in STRATEGIES if STRATEGIES[name].learns_constant or name == "jacobian_norm"]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lrsegformer import STRATEGIES, build_lipschitz_linear
-from lrsegformer.models.configuration_lrsegformer import PENALTY_REDUCTIONS
+from lrsegformer.choices import PENALTY_REDUCTIONS
 from lrsegformer.models.penalty import constants_penalty
 
 LEARNED = [name for name in STRATEGIES if STRATEGIES[name].learns_constant]

@@ -8,7 +8,7 @@ import torch
 
 from lrsegformer import LRSegformerTrainingArguments
 from lrsegformer.errors import InputError
-from lrsegformer.training.arguments import ARCHITECTURES, TrainingDefaults
+from lrsegformer.training.arguments import TrainingDefaults
 
 
 def test_defaults_are_the_published_recipe(tmp_path):
@@ -88,9 +88,3 @@ def test_help_and_training_share_their_defaults():
     described = {item.name: item.default for item in dataclasses.fields(TrainingDefaults)}
     used = {item.name: item.default for item in dataclasses.fields(LRSegformerTrainingArguments)}
     assert described.items() <= used.items()
-
-
-def test_architectures_of_the_parser_are_those_of_the_models():
-    from lrsegformer.models.architectures import ARCHITECTURES as sizes
-
-    assert set(ARCHITECTURES) == set(sizes)

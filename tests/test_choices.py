@@ -1,10 +1,14 @@
-"""Sizes of the named architectures, against the parameter counts of the published ones (150 classes)."""
+"""Names that a command line offers stand in one place; sizes of the architectures against the published ones."""
+
+import ast
+from pathlib import Path
 
 import pytest
 import torch
 
 from lrsegformer import LRSegformerConfig, LRSegformerForSemanticSegmentation
-from lrsegformer.models.architectures import ARCHITECTURES
+from lrsegformer.choices import ARCHITECTURES, PENALTY_REDUCTIONS, RECIPES, SCOPES, TASKS
+from lrsegformer.cli.finetune import DESCRIPTIONS
 from lrsegformer.models.loading import build_model
 
 MILLIONS = {
@@ -40,3 +44,21 @@ def test_every_architecture_is_listed_and_the_tiny_one_is_tiny():
     assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 11, 16, 16)
     classifier = build_model("classification", "tiny", num_labels=10, lipschitz_strategy="orthogonal")
     assert classifier(torch.randn(1, 3, 64, 64)).logits.shape == (1, 10)
+
+
+PACKAGE = Path(__file__).resolve().parents[1] / "lrsegformer"
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "choices.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_list_of_choices_stands_twice(path):
+    """No tuple, list or set elsewhere that names two of what a command line offers."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            named = {item.value for item in node.elts if isinstance(item, ast.Constant)}
+            for group in (TASKS, SCOPES, PENALTY_REDUCTIONS, ARCHITECTURES):
+                assert len(named & set(group)) < 2, f"line {node.lineno} repeats names of lrsegformer/choices.py"
+
+
+def test_every_task_has_its_recipe_and_its_command_line():
+    assert set(RECIPES) == set(DESCRIPTIONS) == set(TASKS)

@@ -1,0 +1,45 @@
+"""What a command line offers by name, in one place. Light on purpose: option parsing imports it."""
+
+from typing import Any, Literal, get_args
+
+Task = Literal["segmentation", "classification"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+# What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
+NO_STRATEGY = "none"
+SCOPES = ("head", "projections")
+PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")
+
+# Sizes of Mix Transformers, for training from scratch: Xie et al. 2021, "SegFormer" (arXiv 2105.15203), table 6;
+# `tiny` is ours, for the quickstart and tests.
+_HIDDEN = (64, 128, 320, 512)
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "depths": (1, 1, 1, 1),
+        "hidden_sizes": (32, 64, 96, 128),
+        "num_attention_heads": (1, 2, 3, 4),
+        "decoder_hidden_size": 64,
+        "drop_path_rate": 0.0,
+        "initializer_range": 0.1,
+    },
+    "b0": {"depths": (2, 2, 2, 2), "hidden_sizes": (32, 64, 160, 256), "decoder_hidden_size": 256},
+    "b1": {"depths": (2, 2, 2, 2), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 256},
+    "b2": {"depths": (3, 4, 6, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
+    "b3": {"depths": (3, 4, 18, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
+    "b4": {"depths": (3, 8, 27, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
+    "b5": {"depths": (3, 6, 40, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
+}
+
+# The defaults of a task where they differ from those of `TrainingDefaults`; reasons in docs/recipes.md.
+RECIPES: dict[Task, dict[str, Any]] = {
+    "segmentation": {},
+    "classification": {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.05,
+        "total_batch_size": 128,
+        "num_train_epochs": 10.0,
+        "warmup_steps": 0.05,
+        "max_grad_norm": 1.0,
+        "per_device_eval_batch_size": 64,
+    },
+}
