@@ -39,11 +39,25 @@ class DataArguments:
     )
     train_images: str | None = field(default=None, metadata={"help": "Folder of training images."})
     train_masks: str | None = field(
-        default=None, metadata={"help": "Folder of training masks, paired with the images by file stem."}
+        default=None, metadata={"help": "Folder of training masks, paired with the images by name."}
     )
     validation_images: str | None = field(default=None, metadata={"help": "Folder of validation images."})
     validation_masks: str | None = field(
-        default=None, metadata={"help": "Folder of validation masks, paired with the images by file stem."}
+        default=None, metadata={"help": "Folder of validation masks, paired with the images by name."}
+    )
+    image_suffix: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the names of the images in folders end in, before the ending or with it: _leftImg8bit, "
+            ".jpg. Other files are left out. Default: found where every image has one mask."
+        },
+    )
+    mask_suffix: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the names of the masks in folders end in, before the ending or with it: _mask, "
+            "_gtFine_labelIds.png. Other files are left out. Default: found where every image has one mask."
+        },
     )
     class_names: str | None = field(
         default=None,

@@ -11,32 +11,22 @@ from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
 from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
+from lrsegformer.data.files.pairing import is_image, pair_files
 from lrsegformer.data.labels import LabelSpace, space_of_masks
 from lrsegformer.errors import InputError
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"))
 _SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid")}
 
 
 class MaskFolderSource:
     """
-    Pairs of image and mask files in two folders, matched by the stem of the file name.
-
-    Raises:
-        InputError: a folder is missing or empty, or an image lacks its mask or the reverse.
+    Pairs of image and mask files below two folders; see [`~lrsegformer.data.files.pairing.pair_files`].
     """
 
-    def __init__(self, images: str | Path, masks: str | Path):
-        image_files, mask_files = _files_by_stem(Path(images)), _files_by_stem(Path(masks))
-        for one, other, what in ((image_files, mask_files, "mask"), (mask_files, image_files, "image")):
-            alone = sorted(one.keys() - other.keys())
-            if alone:
-                names = ", ".join(one[stem].name for stem in alone[:3]) + (", ..." if len(alone) > 3 else "")
-                raise InputError(
-                    f"{one[alone[0]].parent}: {len(alone)} file(s) without {what} of the same stem in "
-                    f"{masks if what == 'mask' else images} ({names}); add the missing files or remove these"
-                )
-        self.pairs = [(image_files[stem], mask_files[stem]) for stem in sorted(image_files)]
+    def __init__(
+        self, images: str | Path, masks: str | Path, image_suffix: str | None = None, mask_suffix: str | None = None
+    ):
+        self.pairs = pair_files(Path(images), Path(masks), image_suffix, mask_suffix)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -95,7 +85,8 @@ def load_mask_folders(arguments: DataArguments) -> DataSource:
             for split, option in _splits(arguments)
             for kind in ("images", "annotations")
         ]
-    train, validation = MaskFolderSource(*folders[:2]), MaskFolderSource(*folders[2:])
+    suffixes = arguments.image_suffix, arguments.mask_suffix
+    train, validation = MaskFolderSource(*folders[:2], *suffixes), MaskFolderSource(*folders[2:], *suffixes)
     is_ade20k = (root / "objectInfo150.csv").is_file() or train.pairs[0][0].stem.startswith(("ADE_train_", "ADE_val_"))
     reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
     if arguments.class_names is not None:
@@ -159,29 +150,9 @@ def _class_folders(root: Path) -> list[str]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if _is_image(file))
+    files = sorted(file for file in folder.rglob("*") if is_image(file))
     if not files:
         raise InputError(f"{folder}: the class folder holds no images; add some or remove the folder")
-    return files
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-
-
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check the path")
-    files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if _is_image(file):
-            if file.stem in files:
-                raise InputError(f"{file}: {files[file.stem].name} has the same stem; keep one of the two files")
-            files[file.stem] = file
-    if not files:
-        raise InputError(
-            f"{folder}: holds no image files; expected {', '.join(sorted(IMAGE_SUFFIXES)[:4])} and the like"
-        )
     return files
 
 

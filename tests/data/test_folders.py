@@ -45,6 +45,19 @@ def test_pairs_by_stem(pairs):
     assert not source.label_space.reduce_zero_label
 
 
+def test_pairs_by_suffix(pairs):
+    for file in (pairs / "annotations").glob("*/*.png"):
+        put(file.with_name(f"{file.stem}_edges.png"))
+        file.rename(file.with_name(f"{file.stem}_labels.png"))
+    with pytest.raises(InputError, match="a_edges.png, a_labels.png.*--mask_suffix"):
+        load_mask_folders(DataArguments(dataset=str(pairs)))
+    source = load_mask_folders(DataArguments(dataset=str(pairs), mask_suffix="_labels"))
+    assert [(image.name, mask.name) for image, mask in source.train.pairs] == [
+        ("a.jpg", "a_labels.png"),
+        ("b.jpg", "b_labels.png"),
+    ]
+
+
 def test_four_folder_options(pairs):
     arguments = DataArguments(
         train_images=str(pairs / "images" / "training"),

@@ -116,7 +116,10 @@ def _other_masks(
     if place is None:
         raise InputError(f"--shifted {name}: a second data set for segmentation is given as {name}=FOLDER")
     # What these options say is true of the main data set; here the mapping file says what is void.
-    of_main = ("class_names", "ignore_label", "reduce_zero_label", "max_train_samples", "max_eval_samples")
+    of_main = (
+        *("class_names", "ignore_label", "reduce_zero_label", "image_suffix", "mask_suffix"),
+        *("max_train_samples", "max_eval_samples"),
+    )
     unset = dict.fromkeys((*FOLDER_OPTIONS, *of_main))
     other = replace(data_arguments, dataset=place, image_size=splits.image_size, eval_size=splits.eval_size, **unset)
     dataset = load_data(other, "segmentation", seed, _MEAN, _STD).validation
