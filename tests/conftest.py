@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Before torch is loaded: models this small are slower on several threads, and threads that wait spin.
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from filelock import FileLock
 from hypothesis import settings
+from PIL import Image
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
@@ -139,6 +141,22 @@ def error_lines():
     logger.addHandler(collector)
     yield lines
     logger.removeHandler(collector)
+
+
+@pytest.fixture(scope="session")
+def turned_photograph() -> Callable[[Path], None]:
+    """
+    `turned_photograph(file)`: a JPEG as phones save it. Its tag says that the stored 90 x 70 pixels are to be turned
+    to 70 x 90; upright it has a dark top and a bright bottom.
+    """
+
+    def save(file: Path) -> None:
+        rows = np.linspace(0, 200, 90)[:, None, None] + np.random.default_rng(0).integers(0, 50, (90, 70, 3))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(rows.astype(np.uint8)).transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,19 @@ import doctest
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
-from lrsegformer import STRATEGIES
+from lrsegformer import STRATEGIES, LRSegformerForSemanticSegmentation
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.cli.run import RunArguments
+from lrsegformer.data import open_image
 from lrsegformer.data.arguments import DataArguments
+from lrsegformer.data.processor import load_processor
+from lrsegformer.data.transforms import EvaluationTransform
+from lrsegformer.evaluation import predict_classes
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
 from lrsegformer.training import LRSegformerTrainingArguments
 from lrsegformer.training.arguments import ModelArguments
@@ -56,16 +62,23 @@ def test_the_quickstart_configuration_has_known_options():
     assert set(yaml.safe_load((ROOT / "docs/quickstart.yaml").read_text(encoding="utf-8"))) <= FIELDS
 
 
-def test_the_snippets_run(segmentation_run, make_stock, tmp_path, monkeypatch, capsys):
+def test_the_snippets_run(segmentation_run, make_stock, turned_photograph, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
     folder, _ = segmentation_run
-    Image.effect_noise((90, 70), 60).convert("RGB").save(tmp_path / "photo.jpg")
+    turned_photograph(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     usage, in_python = code_blocks("python")
-    exec(compile(usage.replace("runs/quickstart", str(folder)), "README.md", "exec"), {})
+    names: dict = {}
+    exec(compile(usage.replace("runs/quickstart", str(folder)), "README.md", "exec"), names)
     with Image.open(tmp_path / "prediction.png") as picture:
-        assert picture.size == (90, 70)
+        assert picture.size == (70, 90)
+    # What evaluation gives for the same photograph.
+    item = EvaluationTransform(load_processor(str(folder)))(
+        open_image(tmp_path / "photo.jpg"), np.zeros((90, 70), np.uint8), np.random.default_rng(0)
+    )
+    logits = LRSegformerForSemanticSegmentation.from_pretrained(folder)(item["pixel_values"][None]).logits
+    assert torch.equal(names["classes"], predict_classes(logits.detach(), (90, 70))[0])
     assert float(capsys.readouterr().out) > 0
     # Without a network a folder stands for the checkpoint.
     make_stock("classification").save_pretrained(tmp_path / "mit")

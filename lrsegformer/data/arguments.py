@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from lrsegformer.errors import InputError
 
+# SegFormer's first stage, at a quarter of the resolution, reduces its keys by 8 and needs one whole window for that.
+SMALLEST_INPUT = 29
+
 
 @dataclass
 class DataArguments:
@@ -90,9 +93,10 @@ class DataArguments:
     eval_size: int | None = field(
         default=None,
         metadata={
-            "help": "Size of an image at evaluation, in pixels: for segmentation the short side (the long side is at "
-            "most four times that), around which training scales vary; for classification the side of the centre "
-            "square that is cut after the short side was brought to 8/7 of it. Default: --image_size."
+            "help": "Size of an image at evaluation, in pixels: for segmentation the short side, around which "
+            "training scales vary (the long side is at most 2048, or four times the short side where that is more); "
+            "for classification the side of the centre square, which is cut after the short side was brought to 8/7 "
+            "of it. Default: --image_size."
         },
     )
     scale_min: float = field(default=0.5, metadata={"help": "Smallest random scale of a segmentation image."})
@@ -128,10 +132,11 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        smallest = {"image_size": SMALLEST_INPUT, "eval_size": SMALLEST_INPUT}
         for name in ("image_size", "eval_size", "max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} is {value}; give a whole number of at least 1")
+            value, least = getattr(self, name), smallest.get(name, 1)
+            if value is not None and value < least:
+                raise InputError(f"--{name} is {value}; give a whole number of at least {least}")
         if not 0 < self.scale_min <= self.scale_max:
             raise InputError(
                 f"--scale_min {self.scale_min} and --scale_max {self.scale_max} are no range; "

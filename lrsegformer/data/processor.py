@@ -20,6 +20,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 RESIZE_OVER_CROP = 256 / 224
 # ADE20K's recipe fits images into 2048 x 512.
 LONG_SIDE_LIMIT = 4
+_LONG_SIDE = 2048
 _NO_MATTER_OF_SIZE = ("image_mean", "image_std", "do_normalize", "do_reduce_labels", "_processor_class")
 
 
@@ -34,7 +35,8 @@ def build_processor(
     The processor of a fine-tuned model.
 
     For segmentation it brings the short side to `eval_size` and keeps the proportions; where the long side would pass
-    four times that, it is brought to this instead. Sides are not rounded to multiples of 32: SegFormer takes any size.
+    2048 pixels and four times `eval_size`, the larger of these is made the long side instead. Sides are not rounded to
+    multiples of 32: SegFormer takes any size from 29 pixels on.
     For classification the short side is brought to 256/224 of `eval_size`, and the centre square of `eval_size` is
     cut, so that images of any shape share a batch.
 
@@ -52,7 +54,7 @@ def build_processor(
     }
     if task == "segmentation":
         return SegformerImageProcessorPil(
-            size={"shortest_edge": eval_size, "longest_edge": LONG_SIDE_LIMIT * eval_size},
+            size={"shortest_edge": eval_size, "longest_edge": max(LONG_SIDE_LIMIT * eval_size, _LONG_SIDE)},
             do_reduce_labels=reduce_zero_label,
             **shared,
         )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lrsegformer.data.arguments import SMALLEST_INPUT
 from lrsegformer.data.colours import colour_jitter, colour_planes, photometric_distortion
 from lrsegformer.data.processor import LONG_SIDE_LIMIT
 from lrsegformer.errors import InputError
@@ -155,7 +156,8 @@ class EvaluationTransform:
         resize_labels (`bool`, defaults to `False`): for segmentation.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: on a call, for an image so long that the processor leaves nothing of it.
+        [`~lrsegformer.errors.InputError`]: on a call, for an image so long that SegFormer cannot take what the
+            processor leaves of it.
     """
 
     def __init__(self, processor: Any, resize_labels: bool = False):
@@ -171,10 +173,15 @@ class EvaluationTransform:
             raise InputError(
                 f"an image of {image.width}x{image.height} cannot be made an input ({error}): cut it, or leave it out"
             ) from error
+        height, width = pixels.shape[-2:]
+        if min(height, width) < SMALLEST_INPUT:
+            raise InputError(
+                f"an image of {image.width}x{image.height} makes an input of {width}x{height}, and SegFormer takes no "
+                f"side below {SMALLEST_INPUT} pixels: cut the image, leave it out, or give a larger --eval_size"
+            )
         if not isinstance(target, np.ndarray):
             return {"pixel_values": pixels, "labels": int(target)}
         if self.resize_labels:
-            height, width = pixels.shape[-2:]
             target = nearest_crop(target, (width, height), (0, 0, width, height))
         return {"pixel_values": pixels, "labels": torch.from_numpy(np.array(target))}
 

@@ -43,6 +43,7 @@ def write_model_card(
     lipschitz_report: Mapping[str, Any],
     hyperparameters: Mapping[str, Any],
     versions: Mapping[str, str],
+    scored: str,
     command: str | None = None,
 ) -> Path:
     """Write `README.md`: YAML metadata for the Hub, use, scores, Lipschitz bounds, recipe.
@@ -60,6 +61,7 @@ def write_model_card(
         lipschitz_report (`dict`): what `model.lipschitz_report()` returns.
         hyperparameters (`dict`): the recipe, name to value.
         versions (`dict`): library name to version.
+        scored (`str`): a sentence that says on which images, from which inputs and at which size the scores were made.
         command (`str`, *optional*): the command line of the run.
 
     Returns:
@@ -95,6 +97,7 @@ def write_model_card(
         strategy=strategy,
         scope=lipschitz_report.get("scope"),
         scores=_scores(scores),
+        scored=scored,
         classes=_classes(metrics, config),
         bounds=bounds_section(lipschitz_report),
         command=command,

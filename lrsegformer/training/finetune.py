@@ -69,7 +69,7 @@ def finetune(
             write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
         _say_plan(trainer, splits, model_arguments)
     trainer.train(resume_from_checkpoint=checkpoint)
-    scores = trainer.evaluate()
+    scores = trainer.evaluate_as_saved()
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

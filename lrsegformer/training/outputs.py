@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from lrsegformer.certification.text import head_lines
 from lrsegformer.data import DataSplits
+from lrsegformer.data.processor import input_size
 from lrsegformer.evaluation import (
     holds_bounds,
     palette,
@@ -27,6 +28,8 @@ from lrsegformer.models.loading import LipschitzModel
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
 PICTURES = ("curves.png", "bounds.png", "samples.png")
+# Of `evaluate_as_saved`, by which the scores of a run are made.
+PRECISION = "float32"
 SAMPLES = {"segmentation": 6, "classification": 18}
 SHOWN_SCORES = {
     "segmentation": ("mean_iou", "mean_accuracy", "overall_accuracy", "f1", "matthews_correlation"),
@@ -62,6 +65,9 @@ def write_run_outputs(
         {
             **scores,
             "score_at": card["score_at"] if task == "segmentation" else None,
+            "input_size": input_size(splits.processor),
+            "validation_images": {"scored": len(splits.validation), "of": len(splits.validation.source)},
+            "precision": PRECISION,
             "classes": list(splits.label_space.names),
             "constant_answer": constant_answer(splits, task),
             "lipschitz": report,
@@ -81,12 +87,30 @@ def write_run_outputs(
         dataset_name=splits.dataset_name,
         dataset_hub_id=splits.hub_id,
         metrics=scores,
+        scored=how_scored(results, task),
         lipschitz_report=report,
         hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"]),
         versions=_versions(),
         command=card["command"],
     )
     return results
+
+
+def how_scored(results: dict[str, Any], task: str) -> str:
+    """
+    A sentence about the scores: on which images, from which inputs, at which size and precision.
+
+    Args:
+        results: what [`write_run_outputs`] returns.
+    """
+    scored, of = results["validation_images"]["scored"], results["validation_images"]["of"]
+    images = f"all {of} images" if scored == of else f"{scored} of the {of} images"
+    sizes = {"original": ", at the annotations' own sizes", "resized": ", at the size of the input"}
+    at = sizes[results["score_at"]] if task == "segmentation" else ""
+    return (
+        f"Scored on {images} of the validation split, from inputs of {results['input_size']}{at}, in "
+        f"{results['precision']}."
+    )
 
 
 def constant_answer(splits: DataSplits, task: str) -> dict[str, float] | None:
@@ -128,6 +152,7 @@ def print_summary(folder: str, task: str, results: dict[str, Any]) -> None:
     lines = [f"{'score':<24}{'model':>10}  {answer}"]
     for name in SHOWN_SCORES[task]:
         lines.append(f"{name:<24}{_figure(results[f'eval_{name}']):>10}  {_figure(constant.get(name))}")
+    lines.append(how_scored(results, task))
     lines += head_lines(results["lipschitz"]["head"])
     pictures = [name for name in PICTURES if (Path(folder) / name).is_file()]
     lines.append(f"Outputs: {folder} (model, processor, README.md, all_results.json, {', '.join(pictures)}, run.yaml)")
@@ -169,6 +194,7 @@ def _hyperparameters(
         "steps": state.global_step,
         "total batch size": arguments.total_batch_size,
         "image size": splits.image_size,
+        "input at evaluation": input_size(splits.processor),
         "learning rate": arguments.learning_rate,
         "head learning rate": arguments.learning_rate * arguments.head_learning_rate_multiplier,
         "weight decay": arguments.weight_decay,

@@ -238,6 +238,16 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         finally:
             self._scoring = False
 
+    def evaluate_as_saved(self) -> dict[str, float]:
+        """
+        [`evaluate`] in the precision of the weights: without autocast, which training has with `bf16` or `fp16`, and
+        without a cast of the model. Who loads the saved model gets these scores. Training cannot go on after it.
+        """
+        # In place: what is called from here on is the model's own forward.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.args.bf16_full_eval = self.args.fp16_full_eval = False
+        return self.evaluate()
+
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         if self._scores is not None:
             self._scores.reset()

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, ConvNextImageProcessorPil, SegformerImageProcessorPil
 
+from lrsegformer.data.arguments import SMALLEST_INPUT
 from lrsegformer.data.processor import (
     build_processor,
     channel_statistics,
@@ -65,11 +66,12 @@ def test_classification_resizes_the_short_side_and_cuts_the_centre(size):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    # By the short side, or by the long one; 9 rows are no multiple of 32.
+    # By the short side, or by the long one; 46 rows are no multiple of 32.
     [
         ((500, 375), (128, 96)),
         ((375, 500), (96, 128)),
-        ((900, 20), (384, 9)),
+        ((900, 20), (2048, 46)),
+        ((20, 300), (96, 1440)),
         ((96, 120), (96, 120)),
         ((1, 1), (96, 96)),
     ],
@@ -110,10 +112,26 @@ def test_labels_keep_their_size_or_take_that_of_the_input():
     assert np.array_equal(resized["labels"].numpy(), np.asarray(nearest))
 
 
-def test_an_image_of_which_nothing_is_left_is_refused():
-    transform = EvaluationTransform(make("segmentation", 8))
-    with pytest.raises(InputError, match="an image of 900x2 cannot be made an input .*: cut it, or leave it out"):
-        transform(noise((900, 2)), np.zeros((2, 900), dtype=np.uint8), np.random.default_rng(0))
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((9000, 2), "an image of 9000x2 cannot be made an input .*: cut it, or leave it out"),
+        ((900, 9), "an image of 900x9 makes an input of 2048x20, and .* no side below 29 pixels: cut the image"),
+    ],
+)
+def test_images_too_long_for_segformer_are_refused(size, message):
+    width, height = size
+    mask = np.zeros((height, width), dtype=np.uint8)
+    with pytest.raises(InputError, match=message):
+        EvaluationTransform(make("segmentation", 64))(noise(size), mask, np.random.default_rng(0))
+
+
+def test_the_smallest_input_is_what_segformer_takes(make_stock):
+    model = make_stock()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, SMALLEST_INPUT, 90)).logits.shape[2:] == (8, 23)
+        with pytest.raises(RuntimeError, match="Kernel size"):
+            model(torch.zeros(1, 3, SMALLEST_INPUT - 1, 90))
 
 
 def test_workers_can_take_it():
@@ -143,6 +161,7 @@ def test_pixels_from_0_to_1(task):
 
 def test_sizes_in_words():
     assert input_size(make("segmentation", 512)) == "short side 512 (long side at most 2048)"
+    assert input_size(make("segmentation", 640)) == "short side 640 (long side at most 2560)"
     assert input_size(make("classification", 224)) == "224x224 in the middle of short side 256"
     assert input_size(SegformerImageProcessorPil(do_center_crop=True, crop_size=64)) == "512x512"
     assert input_size(SegformerImageProcessorPil(do_resize=False)) == "the image's own size"

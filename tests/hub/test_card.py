@@ -51,6 +51,7 @@ def card_of(folder, **changes):
         },
         "lipschitz_report": REPORT,
         "hyperparameters": {"learning_rate": 6e-05},
+        "scored": "Scored on 4 of the 26 images of the validation split.",
         "versions": {"torch": "2.13.0"},
         "command": "accelerate launch scripts/finetune_seg.py --strategy stable_softplus",
     }
@@ -147,6 +148,13 @@ def test_text(tmp_path):
 def test_the_snippet_is_valid_python(tmp_path, task):
     text = card_of(tmp_path, task=task).text
     compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec")
+
+
+def test_says_what_was_scored(tmp_path):
+    text = card_of(tmp_path).text
+    assert (
+        "Scored on 4 of the 26 images of the validation split. The saved image processor makes these inputs." in text
+    )
 
 
 def test_classification(tmp_path):

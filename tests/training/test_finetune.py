@@ -8,6 +8,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,6 +22,10 @@ from transformers import (
 
 from lrsegformer import LRSegformerForImageClassification, LRSegformerForSemanticSegmentation, LRSegformerTrainer
 from lrsegformer.cli.finetune import command_without_folders, main, parse_arguments
+from lrsegformer.data import open_image
+from lrsegformer.data.processor import load_processor
+from lrsegformer.data.transforms import EvaluationTransform
+from lrsegformer.evaluation import predict_classes
 
 CLASSIFICATION_RUN = (
     "--dataset digits --architecture tiny --strategy orthogonal --use_cpu --image_size 32 --max_train_samples 10 "
@@ -115,6 +120,28 @@ def test_card(run):
     results = json.loads((folder / "all_results.json").read_text())
     main_score = "mean_iou" if task == "segmentation" else "accuracy"
     assert scores[main_score] == pytest.approx(results[f"eval_{main_score}"], abs=1e-4)
+
+
+def test_the_cards_code_sees_a_turned_photograph_as_evaluation_does(
+    run, turned_photograph, tmp_path, monkeypatch, capsys
+):
+    task, folder, _ = run
+    code = ModelCard.load(folder / "README.md").text.split("```python\n")[1].split("```")[0]
+    turned_photograph(tmp_path / "image.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code.replace('source = "."', f"source = {str(folder)!r}"), "README.md", "exec"), names)
+    image = open_image(tmp_path / "image.jpg")
+    assert image.size == (70, 90)
+    target = np.zeros((90, 70), np.uint8) if task == "segmentation" else 0
+    item = EvaluationTransform(load_processor(str(folder)))(image, target, np.random.default_rng(0))
+    with torch.no_grad():
+        logits = MODELS[task][0].from_pretrained(folder)(item["pixel_values"][None]).logits
+    assert torch.equal(names["logits"], logits)
+    if task == "segmentation":
+        assert torch.equal(names["classes"], predict_classes(logits, (90, 70))[0])
+    else:
+        assert capsys.readouterr().out.strip() == f"digit {logits.argmax()}"
 
 
 def test_what_the_run_says(run):
