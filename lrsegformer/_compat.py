@@ -12,7 +12,6 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 from transformers.models.auto import modeling_auto
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,13 +88,3 @@ class StrictCheckpointMixin:
         weight_files = ("model.safetensors", "model.safetensors.index.json")
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return not sharded and any((Path(folder) / name).is_file() for name in weight_files)
-
-
-def install_output_hooks(model: "PreTrainedModel") -> None:
-    """
-    Install the hooks by which an encoder hands out its hidden states.
-
-    transformers installs them, under a lock, in the first forward pass, and `torch.compile(fullgraph=True)` of a model
-    that has had none breaks at that lock (transformers 5.23; we found no upstream issue).
-    """
-    maybe_install_capturing_hooks(model)

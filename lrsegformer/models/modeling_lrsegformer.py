@@ -9,10 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import SegformerForImageClassification, SegformerForSemanticSegmentation
 from transformers import initialization as init
+from transformers.backbone_utils import filter_output_hidden_states
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.segformer.modeling_segformer import SegFormerImageClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
-from lrsegformer._compat import install_output_hooks
 from lrsegformer.certification.head import HeadParts, head_bound
 from lrsegformer.certification.parts import Constrained
 from lrsegformer.certification.report import build_report
@@ -20,6 +21,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.layers.registry import build_lipschitz_linear
 from lrsegformer.losses import segmentation_loss
+from lrsegformer.models.backbone import LRSegformerModel
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead
 from lrsegformer.models.eval_mode import eval_mode
@@ -90,12 +92,19 @@ class LipschitzHeadMixin:
         return self.config.initializer_range
 
     def _penalty(
-        self, pixel_values: torch.Tensor, head_jacobian_penalty: Callable[..., torch.Tensor], *head_inputs: Any
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None,
+        head_jacobian_penalty: Callable[..., torch.Tensor],
+        *head_inputs: Any,
     ) -> torch.Tensor | None:
         """
-        The penalty of this forward pass. Where it depends on weights alone it is cheap enough to be part of every one;
-        the Jacobian's is computed in training only.
+        The penalty of this forward pass: in training mode, and in eval mode with labels, for the loss of an
+        evaluation. Not at inference: pipelines take every output for one of the batch's samples. The Jacobian's is
+        computed in training only.
         """
+        if labels is None and not self.training:
+            return None
         penalized = self._penalized_jacobian()
         if penalized is None:
             return constants_penalty(self.penalty_factors(), self.config.penalty_reduction)
@@ -187,15 +196,16 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
     """
 
     def __init__(self, config: LRSegformerConfig):
-        super().__init__(config)
+        # Past the parent, which would make an encoder and a head of its own and draw random numbers for them.
+        super(SegformerForSemanticSegmentation, self).__init__(config)
+        self.segformer = LRSegformerModel(config)
         self.decode_head = LRSegformerDecodeHead(config)
         if config.lipschitz_strategy is not None:
             constrained = (
                 "decode_head.linear_projections" if config.lipschitz_scope == "projections" else "decode_head"
             )
-            self._keep_in_fp32_modules_strict.add(constrained)
+            self._keep_in_fp32_modules_strict = [constrained]
         self.post_init()
-        install_output_hooks(self.segformer)
 
     def penalty_factors(self) -> list[list[LipschitzConstraint]]:
         head = self.decode_head
@@ -216,27 +226,23 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
             return 1 / math.sqrt(module.weight.shape[1])
         return super()._initial_std(module)
 
+    @can_return_tuple
+    @filter_output_hidden_states
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
     ) -> LRSegformerSemanticSegmenterOutput | tuple:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): normalised images.
             labels (`torch.Tensor` of shape `(batch, label_height, label_width)`, *optional*):
                 Any integer dtype and any size; the ignore index and negative values do not count.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in the stock model.
 
         Returns:
             [`LRSegformerSemanticSegmenterOutput`]: logits at a quarter of the input's size, the task loss where labels
-            are given, and the penalty: always where it depends on weights alone, a Jacobian's in training mode.
+            are given, and the penalty in training mode and where labels are given (a Jacobian's: in training mode).
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        keep_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        outputs = self.segformer(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+        outputs = self.segformer(pixel_values, **kwargs)
         features = outputs.hidden_states
         if self.training and self._penalized_jacobian() == "head":
             logits, fused = self.decode_head(features, return_fused=True)
@@ -251,14 +257,13 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
                 self.config.semantic_loss_class_weights,
                 self.config.semantic_loss_label_smoothing,
             )
-        output = LRSegformerSemanticSegmenterOutput(
+        return LRSegformerSemanticSegmenterOutput(
             loss=loss,
             logits=logits,
-            hidden_states=features if keep_hidden_states else None,
+            hidden_states=features,
             attentions=outputs.attentions,
-            lipschitz_penalty=self._penalty(pixel_values, self._head_jacobian_penalty, features, fused),
+            lipschitz_penalty=self._penalty(pixel_values, labels, self._head_jacobian_penalty, features, fused),
         )
-        return output if return_dict else output.to_tuple()
 
     def _head_jacobian_penalty(
         self, seeds: torch.Tensor, features: Sequence[torch.Tensor], fused: torch.Tensor
@@ -292,8 +297,12 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
     """
 
     def __init__(self, config: LRSegformerConfig):
-        super().__init__(config)
-        if config.lipschitz_strategy is not None:
+        super(SegformerForImageClassification, self).__init__(config)
+        self.num_labels = config.num_labels
+        self.segformer = LRSegformerModel(config)
+        if config.lipschitz_strategy is None:
+            self.classifier = torch.nn.Linear(config.hidden_sizes[-1], config.num_labels)
+        else:
             if config.lipschitz_scope != "head":
                 raise InputError(
                     f"lipschitz_scope {config.lipschitz_scope!r} names projections of the decode head, and a "
@@ -302,44 +311,43 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
             options = config.lipschitz_options or {}
             channels = config.hidden_sizes[-1]
             self.classifier = build_lipschitz_linear(config.lipschitz_strategy, channels, config.num_labels, **options)
-            self._keep_in_fp32_modules_strict.add("classifier")
+            self._keep_in_fp32_modules_strict = ["classifier"]
         self.post_init()
-        install_output_hooks(self.segformer)
 
     def head_parts(self, dtype: torch.dtype) -> HeadParts:
         return classifier_parts(self.classifier, dtype)
 
+    @can_return_tuple
     def forward(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
+        self, pixel_values: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs
     ) -> LRSegformerImageClassifierOutput | tuple:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): normalised images.
-            labels (`torch.Tensor` of shape `(batch,)`, *optional*): class indices.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*):
+                Class indices; numbers for `problem_type="regression"`, and zeros and ones of shape
+                `(batch, num_labels)` for `"multi_label_classification"`.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in the stock model.
 
         Returns:
             [`LRSegformerImageClassifierOutput`]: logits, the task loss where labels are given (the mean over the
-            batch), and the penalty: always where it depends on weights alone, a Jacobian's in training mode.
+            batch), and the penalty in training mode and where labels are given (a Jacobian's: in training mode).
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        keep_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        outputs = super().forward(pixel_values, labels=labels, output_hidden_states=True, return_dict=True, **kwargs)
-        output = LRSegformerImageClassifierOutput(
-            loss=outputs.loss,
-            logits=outputs.logits,
-            hidden_states=outputs.hidden_states if keep_hidden_states else None,
+        outputs = self.segformer(pixel_values, **kwargs)
+        last_stage = outputs.last_hidden_state
+        if self.config.reshape_last_stage:
+            last_stage = last_stage.permute(0, 2, 3, 1)
+        pooled = last_stage.reshape(len(last_stage), -1, self.config.hidden_sizes[-1]).mean(dim=1)
+        logits = self.classifier(pooled)
+        return LRSegformerImageClassifierOutput(
+            loss=None if labels is None else self.loss_function(labels, logits, self.config, **kwargs),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            lipschitz_penalty=self._penalty(pixel_values, self._head_jacobian_penalty, outputs.hidden_states[-1]),
+            lipschitz_penalty=self._penalty(pixel_values, labels, self._head_jacobian_penalty, pooled),
         )
-        return output if return_dict else output.to_tuple()
 
-    def _head_jacobian_penalty(self, seeds: torch.Tensor, last_stage: torch.Tensor) -> torch.Tensor:
-        pooled = last_stage.flatten(2).mean(dim=2) if last_stage.ndim == 4 else last_stage.mean(dim=1)
+    def _head_jacobian_penalty(self, seeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         return jacobian_penalty(self.classifier, pooled, seeds)
 
     def to_vanilla(self) -> SegformerForImageClassification:

@@ -190,21 +190,21 @@ def rescale(head, what: str, factor: float) -> None:
 @pytest.mark.parametrize("factor", [0.05, 0.5, 2.0, 20.0])
 @pytest.mark.parametrize("what", ["projections", "gamma", "variance", "classifier"])
 @pytest.mark.parametrize("strategy", ["stable_softplus", "geometric_mean"])
-def test_no_rescaling_lowers_the_penalty_at_unchanged_logits(make_model, images, strategy, what, factor):
+def test_no_rescaling_lowers_the_penalty_at_unchanged_logits(make_model, images, labels, strategy, what, factor):
     model = make_model(strategy, "head")
     restart_constants(model.decode_head)
     with torch.no_grad():
-        before = model(images)
+        before = model(images, labels=labels)
         rescale(model.decode_head, what, factor)
         restart_constants(model.decode_head)
-        after = model(images)
+        after = model(images, labels=labels)
     torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-3)
     assert after.lipschitz_penalty >= before.lipschitz_penalty * (1 - 1e-4)
 
 
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 @pytest.mark.parametrize("strategy", ["stable_softplus", "geometric_mean"])
-def test_rescaling_one_projection_cannot_run_away(make_model, images, strategy, factor):
+def test_rescaling_one_projection_cannot_run_away(make_model, images, labels, strategy, factor):
     """
     Blocks of different size can be balanced at unchanged logits, which lowers the penalty a little, and no further: a
     projection that shrinks counts with its fourth root, the growth of its fuse block in full; one that grows gains the
@@ -213,9 +213,9 @@ def test_rescaling_one_projection_cannot_run_away(make_model, images, strategy, 
     model = make_model(strategy, "head")
     restart_constants(model.decode_head)
     with torch.no_grad():
-        before = model(images)
+        before = model(images, labels=labels)
         rescale(model.decode_head, "one of the projections", factor)
         restart_constants(model.decode_head)
-        after = model(images)
+        after = model(images, labels=labels)
     torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-3)
     assert after.lipschitz_penalty > before.lipschitz_penalty

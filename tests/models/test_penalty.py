@@ -51,12 +51,15 @@ def test_no_learned_constant_is_no_penalty_and_a_bad_reduction_an_error():
                                                       ("classification", "head", 1)])  # fmt: skip
 @pytest.mark.parametrize("reduction", PENALTY_REDUCTIONS)
 @pytest.mark.parametrize("strategy", LEARNED)
-def test_gradient_reaches_each_constant_and_nothing_else(make_model, images, strategy, reduction, task, scope, count):
+def test_gradient_reaches_each_constant_and_nothing_else(
+    make_model, images, labels, strategy, reduction, task, scope, count
+):
     model = make_model(strategy, scope, task=task, penalty_reduction=reduction)
     layers = model.constrained_layers()
     assert len(layers) == count
+    target = labels if task == "segmentation" else torch.tensor([0, 4])
     for training in (True, False):
-        output = model.train(training)(images)
+        output = model.train(training)(images, labels=target)
         constants = {name: layer.constant().item() for name, layer in layers.items()}
         # The decoder's projections lie side by side.
         parallel = [constants.pop(name) for name in list(constants) if "linear_projections" in name]
@@ -91,6 +94,23 @@ def test_fixed_constants_and_the_baseline_have_no_penalty(make_model, images, st
     assert "lipschitz_penalty" not in output
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_inference_has_no_penalty_and_the_loss_of_an_evaluation_has(make_model, images, labels, strategy, task):
+    """At inference every output has a row a sample; a penalty has none."""
+    model = make_model(strategy, task=task).eval()
+    target = labels if task == "segmentation" else torch.tensor([0, 4])
+    output = model(images, output_hidden_states=True)
+    assert "lipschitz_penalty" not in output
+    assert all(len(value) == 2 for value in (output.logits, *output.hidden_states))
+    assert len(model(images, return_dict=False)) == 1
+    with torch.no_grad():
+        evaluated = model(images, labels=target)
+    assert ("lipschitz_penalty" in evaluated) == (strategy in LEARNED)
+    if strategy in LEARNED:
+        assert evaluated.lipschitz_penalty == model.train()(images).lipschitz_penalty
+
+
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_loss_is_the_task_loss_alone(make_model, images, labels, task):
     target = labels if task == "segmentation" else torch.tensor([0, 4])
@@ -108,7 +128,7 @@ def test_loss_is_the_task_loss_alone(make_model, images, labels, task):
 @pytest.mark.parametrize("strategy", LEARNED)
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_descent_on_the_penalty_tightens_the_bound(make_model, images, strategy, task):
-    model = make_model(strategy, task=task)
+    model = make_model(strategy, task=task).train()
     before = model.lipschitz_report()["head"]["bound"]
     optimizer = torch.optim.SGD([parameter for name, parameter in model.named_parameters()], lr=0.2)
     for _ in range(5):

@@ -63,7 +63,7 @@ def test_scope_projections_logs_no_bound_of_the_head(make_trainer, make_model):
 
 
 def test_penalty_has_its_weight(make_trainer, make_model):
-    penalty = make_model()(torch.zeros(1, 3, 32, 32)).lipschitz_penalty.item()
+    penalty = make_model().train()(torch.zeros(2, 3, 32, 32)).lipschitz_penalty.item()
     for weight in (0.0, 0.1, 2.0):
         trainer = make_trainer(lambda_lip=weight, max_steps=1)
         trainer.train()
@@ -99,7 +99,7 @@ def test_logged_loss_is_the_mean_since_the_last_log(make_trainer):
 def test_evaluation_has_both_parts_of_the_loss(make_trainer):
     trainer = make_trainer(lambda_lip=0.5)
     scores = trainer.evaluate()
-    penalty = trainer.model(torch.zeros(1, 3, 32, 32)).lipschitz_penalty.item()
+    penalty = trainer.model.train()(torch.zeros(2, 3, 32, 32)).lipschitz_penalty.item()
     assert scores["eval_loss_lipschitz"] == pytest.approx(0.5 * penalty, rel=1e-6)
     assert scores["eval_loss"] == pytest.approx(scores["eval_loss_task"] + scores["eval_loss_lipschitz"], rel=1e-6)
     assert make_trainer(strategy=None).evaluate()["eval_loss_lipschitz"] == 0
