@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lrsegformer.data.processor import normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.prediction import predict_classes
+from lrsegformer.models.task import task_of
 
 
 class PixelModel(nn.Module):
@@ -41,7 +42,7 @@ class PixelModel(nn.Module):
         self.model = model.eval().requires_grad_(False)
         if hasattr(model, "merge"):
             model.merge()
-        self.task = "segmentation" if hasattr(model, "decode_head") else "classification"
+        self.task = task_of(model)
         self.num_labels = int(model.config.num_labels)
         mean, std = normalisation(processor)
         place = {"dtype": torch.float32, "device": next(model.parameters()).device}

@@ -7,6 +7,7 @@ from transformers import EvalPrediction
 
 from lrsegformer.evaluation.prediction import predict_classes
 from lrsegformer.evaluation.scores import confusion_counts, scores_from_counts
+from lrsegformer.models.task import task_of
 
 
 class RunningScores:
@@ -31,9 +32,9 @@ class RunningScores:
 
     @classmethod
     def for_model(cls, model: Any) -> "RunningScores":
-        if hasattr(model, "decode_head"):
-            return cls(model.config.num_labels, "segmentation", model.config.semantic_loss_ignore_index)
-        return cls(model.config.num_labels, "classification", None)
+        task = task_of(model)
+        ignore_index = model.config.semantic_loss_ignore_index if task == "segmentation" else None
+        return cls(model.config.num_labels, task, ignore_index)
 
     def reset(self) -> None:
         """Forget what was counted."""

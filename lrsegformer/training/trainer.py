@@ -13,6 +13,7 @@ from transformers.utils import logging
 from lrsegformer._compat import StrictCheckpointMixin
 from lrsegformer.errors import InputError
 from lrsegformer.losses import total_weight, valid_pixels
+from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
@@ -64,7 +65,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
         # A stock model takes **kwargs, which the Trainer reads as "normalises its loss itself" (transformers#47688).
         self.model_accepts_loss_kwargs = False
-        self._segments = hasattr(self.accelerator.unwrap_model(self.model), "decode_head")
+        self._segments = task_of(self.model) == "segmentation"
         if self._segments and args.label_smoothing_factor:
             self._smooth_in_the_loss(args.label_smoothing_factor)
         self._adversary = self._adversarial_training()

@@ -1,10 +1,13 @@
 """What every strategy owes its users: where it starts, what it stores, how it names itself."""
 
+import ast
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
+from lrsegformer.choices import PENALTY_REDUCTIONS
 from lrsegformer.layers import STRATEGIES, LipschitzConv1x1, build_lipschitz_linear
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (6, 6), (5, 24), (24, 5)]
@@ -80,3 +83,14 @@ def test_layers_say_what_they_are(variant):
     assert f"strategy={strategy}" in text and "norm=" in text
     assert STRATEGIES[strategy].strategy == strategy
     assert 0 < len(STRATEGIES.summary(strategy)) < 100 and "\n" not in STRATEGIES.summary(strategy)
+
+
+def test_nothing_asks_for_a_strategy_by_its_name():
+    """Outside its own file and the registry; a reduction of the penalty shares a strategy's name."""
+    package = Path(__file__).resolve().parents[2] / "lrsegformer"
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        said = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+        named = {name for name in STRATEGIES if name in said} - set(PENALTY_REDUCTIONS)
+        allowed = set(STRATEGIES) if path == package / "layers" / "registry.py" else {path.stem}
+        assert named <= allowed, f"{path} asks for {named - allowed}"

@@ -24,10 +24,11 @@ from transformers import (
 
 from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.task import task_of_config
 
 _AUTO_CLASSES = {
-    "segmentation": ("ForSemanticSegmentation", AutoModelForSemanticSegmentation),
-    "classification": ("ForImageClassification", AutoModelForImageClassification),
+    "segmentation": AutoModelForSemanticSegmentation,
+    "classification": AutoModelForImageClassification,
 }
 _NOT_WEIGHTS = ("_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
 
@@ -108,7 +109,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
     Raises:
         [`~lrsegformer.errors.InputError`]: the files cannot be read, lack part of the model, or hold NaN or infinity.
     """
-    auto_class = _AUTO_CLASSES[checkpoint.task][1]
+    auto_class = _AUTO_CLASSES[checkpoint.task]
     model, info = _reach(
         checkpoint.name,
         lambda: auto_class.from_pretrained(checkpoint.name, output_loading_info=True, dtype=torch.float32),
@@ -176,10 +177,9 @@ def _short_name(name: str) -> str:
 
 
 def _task_of(name: str, config: PretrainedConfig) -> str:
-    for architecture in config.architectures or []:
-        for task, (ending, _) in _AUTO_CLASSES.items():
-            if architecture.endswith(ending) and "segformer" in architecture.lower():
-                return task
+    task = task_of_config(config)
+    if task is not None:
+        return task
     raise InputError(
         f"--models {name} is no SegFormer for segmentation or classification (its configuration names "
         f"{', '.join(config.architectures or ['no architecture'])}): give a fine-tuned SegFormer"
