@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import gc
 import logging
 import os
 import shutil
@@ -46,6 +47,12 @@ SEGMENTATION_RUN = (
 settings.register_profile("default", max_examples=100, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: every `train()` collects garbage, most of a tiny run's time where it looks at all that."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
