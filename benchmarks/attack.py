@@ -21,8 +21,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import SegformerImageProcessorPil
 
+from lrsegformer.attacks.base import value_and_gradient
 from lrsegformer.attacks.objectives.table import find_objective
-from lrsegformer.attacks.pgd import pgd, value_and_gradient
+from lrsegformer.attacks.pgd import pgd
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.threat import Threat
 

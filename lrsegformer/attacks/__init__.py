@@ -11,11 +11,11 @@ from __future__ import annotations
 from lrsegformer._lazy import lazy_attributes
 
 _HOME_OF_NAME = {
-    "AttackResult": "pgd",
+    "AttackResult": "base",
     "OBJECTIVES": "objectives.table",
     "PixelModel": "pixel_model",
     "Threat": "threat",
-    "fgsm": "pgd",
+    "run_attack": "run",
 }
 
 __all__ = sorted(_HOME_OF_NAME)

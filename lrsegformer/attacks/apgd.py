@@ -8,9 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from lrsegformer.attacks.objectives.pixels import jensen_shannon
-from lrsegformer.attacks.objectives.table import Objective, find_objective
-from lrsegformer.attacks.pgd import (
+from lrsegformer.attacks.base import (
     AttackResult,
     BestIterates,
     check_attack,
@@ -18,6 +16,8 @@ from lrsegformer.attacks.pgd import (
     check_labels,
     random_starts,
 )
+from lrsegformer.attacks.objectives.pixels import jensen_shannon
+from lrsegformer.attacks.objectives.table import Objective, find_objective
 from lrsegformer.attacks.threat import Threat
 
 MOMENTUM = 0.75

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrsegformer.attacks.apgd import RadiusSchedule, apgd
+from lrsegformer.attacks.base import AttackResult
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.data.labels import ignore_index_of
@@ -22,24 +22,6 @@ SEA_RADII: RadiusSchedule = ((2.0, 0.3), (1.5, 0.3), (1.0, 0.4))
 SEA_CANDIDATES = ("clean", *SEA_OBJECTIVES)
 
 
-class SeaResult(NamedTuple):
-    """
-    What the ensemble found for each image; the candidates are the clean image and one image an objective.
-
-    Attributes:
-        images (`torch.Tensor` of shape `(batch, 3, height, width)`): the candidate of the lowest accuracy.
-        accuracy (`torch.Tensor` of shape `(batch,)`): its share of right pixels, float64; 0 where no pixel counts.
-        candidate_accuracy (`torch.Tensor` of shape `(batch, 4)`): that of every candidate, as in `SEA_CANDIDATES`.
-        counts (`torch.Tensor` of shape `(batch, 4, num_labels, num_labels)`, int64, on the CPU):
-            Confusion table of every candidate, row = reference; what `worst_case.greedy_worst_miou` takes.
-    """
-
-    images: Tensor
-    accuracy: Tensor
-    candidate_accuracy: Tensor
-    counts: Tensor
-
-
 def sea(
     model: PixelModel,
     images: Tensor,
@@ -48,7 +30,7 @@ def sea(
     steps: int = 300,
     seed: int = 0,
     image_ids: Sequence[Hashable] | None = None,
-) -> SeaResult:
+) -> AttackResult:
     """
     The segmentation ensemble attack (Croce, Singh and Hein 2024, arXiv 2306.12941).
 
@@ -65,7 +47,8 @@ def sea(
         seed (`int`), image_ids (sequence, *optional*): of the random starts; see [`pgd`].
 
     Returns:
-        [`SeaResult`]: the accuracy is at most that of the clean image and of each attack, image by image.
+        [`AttackResult`]: the candidate of the lowest accuracy, which is at most that of the clean image and of each
+        attack, image by image. `counts` has the tables of all candidates, as in `SEA_CANDIDATES`.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: as [`pgd`], and for a classification model.
@@ -86,7 +69,7 @@ def sea(
     worst = accuracy.argmin(dim=1)
     every = torch.arange(len(images))
     chosen = torch.stack(candidates, dim=1)[every, worst.to(images.device)]
-    return SeaResult(chosen, accuracy[every, worst], accuracy, counts)
+    return AttackResult(chosen, accuracy[every, worst], counts=counts)
 
 
 def _tables(model: PixelModel, images: Tensor, labels: Tensor) -> Tensor:

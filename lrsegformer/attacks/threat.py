@@ -48,6 +48,11 @@ class Threat:
         """The threat of a command line: `eps` in 1/255 for linf (4 is 4/255), and plain for l2."""
         return cls(norm, eps / 255 if norm == "linf" else eps)
 
+    @classmethod
+    def unlimited(cls, norm: str, images: Tensor) -> Threat:
+        """The smallest ball that holds all images of this shape, wherever its centre: the box alone is a limit."""
+        return cls(norm, 1.0 if norm == "linf" else math.sqrt(images[0].numel()))
+
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
         """
         Bring images into the ball around the clean ones, then into the box.

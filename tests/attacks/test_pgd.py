@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import SegformerImageProcessorPil
 
+from lrsegformer.attacks.fgsm import fgsm
 from lrsegformer.attacks.objectives.table import OBJECTIVES
-from lrsegformer.attacks.pgd import fgsm, pgd
+from lrsegformer.attacks.pgd import pgd
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError

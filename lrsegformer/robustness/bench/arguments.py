@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
-from lrsegformer.attacks.registry import ATTACKS, NORMS
+from lrsegformer.attacks.registry import ATTACKS, NORMS, followers, names_where, what_attacks_do
 from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.conditions import Condition
@@ -46,10 +46,6 @@ class BenchDataArguments(DataArguments):
         return FOLDER_OPTIONS[2:] if self.lacks_training_folders else FOLDER_OPTIONS
 
 
-def _attack_help() -> str:
-    return "; ".join(f"{name}: {attack.what}" for name, attack in ATTACKS.items())
-
-
 @dataclass
 class RobustnessArguments:
     """
@@ -62,7 +58,7 @@ class RobustnessArguments:
     models: list[str] = field(
         metadata={"help": "Checkpoints to compare: folders or Hub ids, ours or stock SegFormer, all of one task."}
     )
-    attacks: list[str] = field(default_factory=list, metadata={"help": f"Attacks. {_attack_help()}."})
+    attacks: list[str] = field(default_factory=list, metadata={"help": f"Attacks. {what_attacks_do()}."})
     norm: str = field(default="linf", metadata={"help": "Norm of the perturbations.", "choices": NORMS})
     eps: list[float] = field(
         default_factory=list,
@@ -70,15 +66,11 @@ class RobustnessArguments:
             "help": "Radii, in 1/255 for linf and plain for l2, of pixels from 0 to 1 whatever the normalisation."
         },
     )
-    steps: int | None = field(
-        default=None, metadata={"help": "Steps of pgd, segpgd, cospgd, apgd (20), sea (300), alma_prox (500)."}
-    )
-    restarts: int = field(default=1, metadata={"help": "Random starts of pgd, segpgd, cospgd and apgd."})
+    steps: int | None = field(default=None, metadata={"help": f"Steps of {followers('steps')}."})
+    restarts: int = field(default=1, metadata={"help": f"Random starts of {followers('restarts')}."})
     targeted: bool = field(
         default=False,
-        metadata={
-            "help": "Attack towards a class drawn for each image (not sea, autoattack, square, fmn, alma_prox)."
-        },
+        metadata={"help": f"Attack towards a class drawn for each image ({followers('targeted')})."},
     )
     corruptions: list[str] = field(
         default_factory=list,
@@ -145,9 +137,9 @@ class RobustnessArguments:
                 raise InputError(f"--severities {severity}: give whole numbers from 1 to 5")
         for attack in self.attacks:
             self._check_attack(attack)
-        self._check_used("steps", "takes_steps", self.steps is not None)
-        self._check_used("restarts", "takes_restarts", self.restarts > 1)
-        self._check_used("targeted", "takes_targets", self.targeted)
+        self._check_used("steps", self.steps is not None)
+        self._check_used("restarts", self.restarts > 1)
+        self._check_used("targeted", self.targeted)
         _check_set_names(self.shifted)
         if not self.models:
             raise InputError("--models needs at least one checkpoint")
@@ -158,14 +150,16 @@ class RobustnessArguments:
         norms = ATTACKS[attack].norms
         if self.norm not in norms:
             raise InputError(f"--attacks {attack} has no norm {self.norm}: give --norm {norms[0]}, or leave it out")
-        if self.targeted and not ATTACKS[attack].takes_targets:
-            fitting = ", ".join(name for name, other in ATTACKS.items() if other.takes_targets)
-            raise InputError(f"--attacks {attack} has no targeted form here: with --targeted give {fitting}")
+        if self.targeted and not ATTACKS[attack].follows("targeted"):
+            raise InputError(
+                f"--attacks {attack} has no targeted form here: with --targeted give {followers('targeted')}"
+            )
 
-    def _check_used(self, option: str, takes: str, given: bool) -> None:
-        if given and not any(getattr(ATTACKS[name], takes) for name in self.attacks):
-            fitting = ", ".join(name for name, attack in ATTACKS.items() if getattr(attack, takes))
-            raise InputError(f"--{option} is used by none of the attacks: leave it out, or give one of {fitting}")
+    def _check_used(self, option: str, given: bool) -> None:
+        if given and not any(ATTACKS[name].follows(option) for name in self.attacks):
+            raise InputError(
+                f"--{option} is used by none of the attacks: leave it out, or give one of {followers(option)}"
+            )
 
     def _drop_repetitions(self) -> None:
         for name in ("models", "attacks", "eps", "corruptions", "severities", "shifted", "class_mappings"):
@@ -176,7 +170,7 @@ class RobustnessArguments:
         for attack in self.attacks:
             tasks = ATTACKS[attack].tasks
             if task not in tasks:
-                fitting = ", ".join(name for name, other in ATTACKS.items() if task in other.tasks)
+                fitting = ", ".join(names_where(lambda other: task in other.tasks))
                 raise InputError(f"--attacks {attack} is for {tasks[0]}, and these models do {task}: give {fitting}")
 
 
@@ -185,8 +179,8 @@ def attack_conditions(arguments: RobustnessArguments) -> list[Condition]:
     conditions = []
     for name in arguments.attacks:
         attack = ATTACKS[name]
-        steps = arguments.steps if attack.takes_steps and arguments.steps is not None else attack.steps
-        restarts = arguments.restarts if attack.takes_restarts else 1
+        steps = arguments.steps if attack.follows("steps") and arguments.steps is not None else attack.steps
+        restarts = arguments.restarts if attack.follows("restarts") else 1
         for radius in [None] if attack.finds_radius else arguments.eps:
             conditions.append(
                 Condition(

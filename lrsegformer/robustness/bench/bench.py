@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
@@ -38,13 +38,6 @@ from lrsegformer.robustness.report.sheets import save_sheet
 logger = logging.get_logger(__name__)
 
 PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "numpy", "pillow")
-# attack: package that it runs through.
-NEEDED_PACKAGES = {
-    "autoattack": "pyautoattack",
-    "square": "pyautoattack",
-    "fmn": "foolbox",
-    "alma_prox": "adv_lib.attacks.segmentation",
-}
 Task = tuple[Condition, ScoredData]
 
 
@@ -102,10 +95,13 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
     cells: list[dict[str, Any]] = []
     report = None
     for checkpoint in checkpoints:
-        found, context["bounds"][checkpoint.label] = _score_model(
-            checkpoint, tasks, arguments, setting, finished, file
-        )
-        cells += found
+        model = prepare_model(checkpoint)
+        context["bounds"][checkpoint.label] = model.bound
+        for number, (condition, data) in enumerate(tasks, start=1):
+            cell, is_new = score_cell(model, condition, data, arguments, setting["versions"], finished, file)
+            took = f"{cell['seconds']:.1f} s" if is_new else "finished before"
+            logger.info(f"{checkpoint.label}, {condition.label} ({number} of {len(tasks)}): {took}.")
+            cells.append(cell)
         # After each model, so that a run that is stopped has a report of those before.
         if state.is_main_process:
             options = (arguments, data_arguments)
@@ -139,66 +135,78 @@ def plan(
 
 def needed_packages(arguments: RobustnessArguments) -> list[str]:
     """The optional packages that these options use."""
-    packages = [NEEDED_PACKAGES[attack] for attack in arguments.attacks if attack in NEEDED_PACKAGES]
-    return list(dict.fromkeys([*packages, *(["imagecorruptions"] if arguments.corruptions else [])]))
+    packages = [ATTACKS[name].package for name in arguments.attacks]
+    packages += ["imagecorruptions"] if arguments.corruptions else []
+    return [package for package in dict.fromkeys(packages) if package is not None]
 
 
-def _score_model(
-    checkpoint: Checkpoint,
-    tasks: list[Task],
-    arguments: RobustnessArguments,
-    setting: Mapping[str, Any],
-    finished: dict[str, Any],
-    file: CellFile,
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """All cells of a model, and the proven bound of its head."""
-    state = processes()
+class PreparedModel(NamedTuple):
+    """A model on its device, what tables call it, the fingerprint of its weights, and the proven bound of its head."""
+
+    label: str
+    model: PixelModel
+    weights: str
+    bound: dict[str, Any] | None
+
+
+def prepare_model(checkpoint: Checkpoint) -> PreparedModel:
+    """Load a checkpoint and make it ready for attacks."""
     stock_or_ours = load_checkpoint(checkpoint)
     processor = load_processor(checkpoint)
+    # Before the model is merged: both are of what the files hold.
     weights = weights_fingerprint(stock_or_ours, [processor.image_mean, processor.image_std])
     bound = proven_bound(stock_or_ours)
-    model = PixelModel(stock_or_ours, processor).to(state.device).eval()
-    cells = []
-    for number, (condition, data) in enumerate(tasks, start=1):
-        options = _numbers_hang_on(arguments, condition, data)
-        key = cell_key(weights, data.subset.fingerprint, condition, options)
-        progress = f"{checkpoint.label}, {condition.label} ({number} of {len(tasks)})"
-        if key in finished:
-            logger.info(f"{progress}: finished before.")
-            # The same weights may go by another name now.
-            cells.append({**finished[key], "model": checkpoint.label})
-            continue
-        start = time.monotonic()
-        run = Run(model, data, arguments.seed, arguments.batch_size)
-        results, samples = measure(run, condition)
-        cell = {
-            "key": key,
-            "model": checkpoint.label,
-            "weights": weights,
-            "condition": asdict(condition),
-            "num_labels": data.num_labels,
-            "class_names": list(data.names),
-            "images": len(data.subset),
-            "of": data.subset.total,
-            "subset": data.subset.fingerprint,
-            "seed": arguments.seed,
-            "seconds": round(time.monotonic() - start, 3),
-            "device": state.device.type,
-            "processes": state.num_processes,
-            "versions": setting["versions"],
-            **results,
-        }
-        cell["sheet"] = f"{checkpoint.label}-{condition.label}-{key[:6]}.png".replace("/", "-") if samples else None
-        if state.is_main_process:
-            if samples:
-                title = f"{checkpoint.label}, {condition.label}"
-                with writing_to(arguments.output_dir):
-                    save_sheet(samples, title, data.names, Path(arguments.output_dir) / SHEETS / cell["sheet"])
-            file.append(cell)
-        finished[key] = cell
-        logger.info(f"{progress}: {cell['seconds']:.1f} s.")
-        cells.append(cell)
-    return cells, bound
+    model = PixelModel(stock_or_ours, processor).to(processes().device).eval()
+    return PreparedModel(checkpoint.label, model, weights, bound)
+
+
+def score_cell(
+    model: PreparedModel,
+    condition: Condition,
+    data: ScoredData,
+    arguments: RobustnessArguments,
+    versions: Mapping[str, str],
+    finished: dict[str, Any],
+    file: CellFile,
+) -> tuple[dict[str, Any], bool]:
+    """
+    One model under one condition: taken from `finished`, or measured and kept there and in `file`.
+
+    Returns the cell, and whether it was measured now.
+    """
+    options = _numbers_hang_on(arguments, condition, data)
+    key = cell_key(model.weights, data.subset.fingerprint, condition, options)
+    if key in finished:
+        # The same weights may go by another name now.
+        return {**finished[key], "model": model.label}, False
+    state, start = processes(), time.monotonic()
+    results, samples = measure(Run(model.model, data, arguments.seed, arguments.batch_size), condition)
+    cell = {
+        "key": key,
+        "model": model.label,
+        "weights": model.weights,
+        "condition": asdict(condition),
+        "num_labels": data.num_labels,
+        "class_names": list(data.names),
+        "images": len(data.subset),
+        "of": data.subset.total,
+        "subset": data.subset.fingerprint,
+        "seed": arguments.seed,
+        "seconds": round(time.monotonic() - start, 3),
+        "device": state.device.type,
+        "processes": state.num_processes,
+        "versions": dict(versions),
+        **results,
+        "sheet": f"{model.label}-{condition.label}-{key[:6]}.png".replace("/", "-") if samples else None,
+    }
+    if state.is_main_process:
+        if samples:
+            title = f"{model.label}, {condition.label}"
+            with writing_to(arguments.output_dir):
+                save_sheet(samples, title, data.names, Path(arguments.output_dir) / SHEETS / cell["sheet"])
+        file.append(cell)
+    finished[key] = cell
+    return cell, True
 
 
 def _numbers_hang_on(arguments: RobustnessArguments, condition: Condition, data: ScoredData) -> dict[str, Any]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrsegformer.attacks.autoattack import square_flags
+from lrsegformer.attacks.base import AttackResult, count_pixels, value_and_gradient
 from lrsegformer.attacks.objectives.pixels import cross_entropy
-from lrsegformer.attacks.pgd import count_pixels, value_and_gradient
+from lrsegformer.attacks.pixel_model import PixelModel
+from lrsegformer.attacks.registry import ATTACKS, at_home
+from lrsegformer.attacks.run import run_attack
+from lrsegformer.attacks.threat import Threat
 from lrsegformer.evaluation.scores import without_nan
-from lrsegformer.robustness.bench.run_attacks import run_attack
 from lrsegformer.robustness.bench.runs import Run, over_batches, predicted
 from lrsegformer.robustness.conditions import Condition
-from lrsegformer.robustness.metrics.counting import SparseTable, image_tables, to_json, worst_per_image
+from lrsegformer.robustness.metrics.counting import SparseTable, image_tables, sparse, to_json, worst_per_image
 from lrsegformer.robustness.metrics.local_lipschitz import local_lipschitz_estimate
 from lrsegformer.robustness.metrics.reliability import CalibrationBins
 from lrsegformer.robustness.metrics.small_objects import SmallObjects
@@ -31,11 +34,11 @@ class ImageCounts(NamedTuple):
 
     position: int
     tables: list[SparseTable]
-    distance: float | None
-    broken_by: str | None
-    at_target: tuple[int, int] | None
-    sample: Sample | None
-    warnings: list[str]
+    distance: float | None = None
+    broken_by: str | None = None
+    at_target: tuple[int, int] | None = None
+    sample: Sample | None = None
+    warnings: Sequence[str] = ()
 
 
 def measure(run: Run, condition: Condition) -> tuple[dict[str, Any], list[Sample]]:
@@ -48,8 +51,7 @@ def measure(run: Run, condition: Condition) -> tuple[dict[str, Any], list[Sample
 
     Returns:
         JSON values for the cell (`counts`, and by kind `iou_counts`, `distances`, `image_tables`, `measured`,
-        `warnings`), and
-        pictures of the first images, where the condition changes any.
+        `warnings`), and pictures of the first images, where the condition changes any.
     """
     if condition.kind == "gradients":
         return {"measured": _gradients(run)}, []
@@ -70,34 +72,69 @@ def measure(run: Run, condition: Condition) -> tuple[dict[str, Any], list[Sample
         hits, counted = (sum(numbers) for numbers in zip(*(one.at_target for one in images), strict=True))
         results["measured"] = {"target_reached": hits / counted if counted else None}
     results["warnings"] = list(dict.fromkeys(text for one in images for text in one.warnings))
-    if images and images[0].broken_by is not None:
-        results["warnings"] += square_flags([one.broken_by for one in images])
+    flags = ATTACKS[condition.name].flags if condition.kind == "attack" else None
+    if images and flags is not None:
+        results["warnings"] += at_home(flags)([one.broken_by for one in images])
     return results, [one.sample for one in images if one.sample is not None]
+
+
+def attack_batch(model: PixelModel, batch: Batch, condition: Condition, seed: int) -> AttackResult:
+    """
+    Attack a batch.
+
+    Args:
+        model ([`PixelModel`]): on the device of the batch.
+        batch ([`~lrsegformer.robustness.subset.Batch`]): clean images and true labels.
+        condition ([`~lrsegformer.robustness.conditions.Condition`]): an attack with all its numbers; where it has no
+            radius, the smallest perturbation is looked for.
+        seed (`int`): of random starts and of target classes.
+    """
+    if condition.radius is None:
+        threat = Threat.unlimited(condition.norm, batch.images)
+    else:
+        threat = Threat.parse(condition.norm, condition.radius)
+    numbers = {"steps": condition.steps, "restarts": condition.restarts, "targeted": condition.targeted}
+    return run_attack(
+        condition.name, model, batch.images, batch.labels, threat, seed=seed, image_ids=batch.ids, **numbers
+    )
 
 
 def _count_batch(run: Run, condition: Condition, batch: Batch) -> list[ImageCounts]:
     before = predicted(run, batch, batch.images)
     tables = [_tables(run, before, batch.labels)]
-    attacked, changed, after, at_target = None, None, before, None
-    if condition.kind == "attack":
-        attacked = run_attack(run.model, batch, condition, run.seed)
-        changed = attacked.images
-        after = predicted(run, batch, changed)
-        tables += attacked.tables or [_tables(run, after, batch.labels)]
-        if attacked.targets is not None:
-            at_target = _pixels_at_target(run, after, attacked.targets)
+    if condition.kind != "attack":
+        return [
+            ImageCounts(position, [tables[0][row]], sample=_sample(run, condition, batch, row, None, before, before))
+            for row, position in enumerate(batch.positions)
+        ]
+    attacked = attack_batch(run.model, batch, condition, run.seed)
+    after = predicted(run, batch, attacked.images)
+    tables += [_tables(run, after, batch.labels)] if attacked.counts is None else candidate_tables(attacked.counts)
+    targets = attacked.targets
+    at_target = None if targets is None else _pixels_at_target(run, after, targets)
+    distances = None if attacked.distances is None else _as_on_command_line(attacked.distances, condition.norm)
     return [
         ImageCounts(
             position,
             [candidate[row] for candidate in tables],
-            None if attacked is None or attacked.distances is None else float(attacked.distances[row]),
-            None if attacked is None or attacked.broken_by is None else attacked.broken_by[row],
+            None if distances is None else distances[row],
+            None if attacked.broken_by is None else attacked.broken_by[row],
             None if at_target is None else at_target[row],
-            _sample(run, condition, batch, row, changed, before, after) if position < SHOWN_IMAGES else None,
-            [] if attacked is None else attacked.warnings,
+            _sample(run, condition, batch, row, attacked.images, before, after),
+            attacked.warnings,
         )
         for row, position in enumerate(batch.positions)
     ]
+
+
+def candidate_tables(counts: Tensor) -> list[list[SparseTable]]:
+    """Of each candidate but the first, which is the clean image and has been counted, the images' tables."""
+    return [[sparse(table) for table in candidate] for candidate in counts.unbind(dim=1)[1:]]
+
+
+def _as_on_command_line(distances: Tensor, norm: str) -> list[float]:
+    """Distances in the units in which radii are given."""
+    return (distances / Threat.parse(norm, 1.0).radius).tolist()
 
 
 def _pixels_at_target(run: Run, predictions: Tensor, targets: Tensor) -> list[tuple[int, int]]:
@@ -113,7 +150,12 @@ def _tables(run: Run, predictions: Tensor, labels: Tensor) -> list[SparseTable]:
 def _sample(
     run: Run, condition: Condition, batch: Batch, row: int, changed: Tensor | None, before: Tensor, after: Tensor
 ) -> Sample | None:
-    """The picture of an image that the condition changes; of corrupted ones the clean image is read once more."""
+    """
+    The picture of an image that the condition changes, of the first ones alone; of corrupted ones the clean image is
+    read once more.
+    """
+    if batch.positions[row] >= SHOWN_IMAGES:
+        return None
     if condition.kind == "corruption":
         clean = run.data.clean.dataset[batch.positions[row]]["pixel_values"][None].to(batch.images)
         before, changed = predicted(run, batch, clean), batch.images

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lrsegformer.attacks.registry import names_where
 from lrsegformer.data.imagenet import NUM_CLASSES
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.metrics.corruption_scores import summarise_corruptions
@@ -22,8 +23,9 @@ SCORED_KINDS = ("clean", "attack", "corruption", "shifted", "train")
 # How many points of accuracy an adaptive attack may find beyond PGD before PGD looks deceived.
 MASKING_POINTS = 0.01
 ROUNDING = 1e-9
-STRONGER_ATTACKS = ("apgd", "square")
 MOSTLY = 0.5
+# What PGD is checked by.
+STRONGER = names_where(lambda attack: attack.stronger)
 IN_MEMORY = "in memory"
 
 
@@ -127,8 +129,8 @@ def masking_rows(cells: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str,
 
     Returns:
         `list[dict]`: `model`, `small_gradient_share` (of input gradients below 1e-8 of the cross-entropy summed over
-        an image), `largest_gap` (accuracy under PGD minus that under APGD or Square at the same radius, the largest;
-        `None` where they did not run), and `flags`, a list of lines, empty where nothing is suspicious.
+        an image), `largest_gap` (accuracy under PGD minus that under one of [`STRONGER`] at the same radius, the
+        largest; `None` where none ran), and `flags`, a list of lines, empty where nothing is suspicious.
     """
     found = []
     for cell in cells:
@@ -139,8 +141,8 @@ def masking_rows(cells: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str,
         flags = []
         if share > MOSTLY:
             flags.append(
-                f"small gradients: see APGD and Square beside PGD ({100 * share:.1f} % of the input gradients are "
-                "below 1e-8, so attacks by gradient may overrate this model)"
+                f"small gradients: see {' and '.join(STRONGER)} beside pgd ({100 * share:.1f} % of the input "
+                "gradients are below 1e-8, so attacks by gradient may overrate this model)"
             )
         flags += [
             f"{attack} leaves {100 * gap:.1f} points less accuracy than PGD at {norm} {radius:g}: PGD overrates this "
@@ -162,7 +164,7 @@ def _gaps(model: str, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str,
     return {
         (name, norm, radius): attacks["pgd", norm, radius] - accuracy
         for (name, norm, radius), accuracy in attacks.items()
-        if name in STRONGER_ATTACKS and ("pgd", norm, radius) in attacks
+        if name in STRONGER and ("pgd", norm, radius) in attacks
     }
 
 

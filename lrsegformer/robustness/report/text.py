@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lrsegformer.certification.text import round_up
-from lrsegformer.robustness.report.rows import IN_MEMORY, SHOWN
+from lrsegformer.robustness.report.rows import IN_MEMORY, SHOWN, STRONGER
 from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 
 _UNITS = {"linf": "/255", "l2": ""}
@@ -115,7 +115,7 @@ def _corruption_table(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _masking_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    header = ["model", "input gradients below 1e-8", "PGD minus APGD or Square, largest", "verdict"]
+    header = ["model", "input gradients below 1e-8", f"pgd minus {' or '.join(STRONGER)}, largest", "verdict"]
     lines = [
         [
             row["model"],
@@ -130,7 +130,7 @@ def _masking_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _unsuspicious(row: Mapping[str, Any]) -> str:
     if row["largest_gap"] is None:
-        return "gradients are not small; --attacks pgd apgd at one radius would tell more"
+        return f"gradients are not small; --attacks pgd {STRONGER[0]} at one radius would tell more"
     return "nothing suspicious"
 
 

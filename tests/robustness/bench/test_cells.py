@@ -13,7 +13,7 @@ from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench.arguments import RobustnessArguments, attack_conditions
 from lrsegformer.robustness.bench.cells import CellFile, cell_key
-from lrsegformer.robustness.bench.run_attacks import run_attack, target_labels
+from lrsegformer.robustness.bench.measuring import attack_batch
 from lrsegformer.robustness.bench.runs import in_memory
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.subset import Batch, choose_indices
@@ -173,28 +173,14 @@ def test_batch_is_halved_where_memory_runs_out():
         in_memory(batch, lambda batch: (_ for _ in ()).throw(RuntimeError("shape")))
 
 
-def test_targets_are_other_classes_and_void_stays():
-    labels = torch.full((30, 4, 4), 2)
-    labels[:, 0] = 255
-    labels[:, 1, 0] = -100
-    targets = target_labels(labels, list(range(30)), 5, seed=0)
-    counted = (labels != 255) & (labels >= 0)
-    assert torch.equal(targets[~counted], labels[~counted])
-    assert set(targets[counted].tolist()) == {0, 1, 3, 4}
-    assert all(len(set(one[mask].tolist())) == 1 for one, mask in zip(targets, counted, strict=True))
-    assert torch.equal(target_labels(labels[7:8], [7], 5, seed=0)[0], targets[7])
-    classes = target_labels(torch.arange(300), list(range(300)), 1000, seed=0)
-    assert (classes != torch.arange(300)).all() and len(set(classes.tolist())) > 200
-
-
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd", "square", "fmn"])
 def test_attacks_of_classifiers_run_by_name(make_model, name):
     model = PixelModel(make_model(task="classification", num_labels=10), SegformerImageProcessorPil()).eval()
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = model.predict(images)
     radius = None if name == "fmn" else 4.0
-    condition = Condition("attack", name, "l2", radius, steps=40, restarts=1)
-    attacked = run_attack(model, Batch([0, 1, 2, 3], [5, 6, 7, 8], images, labels), condition, SEED)
+    condition = Condition("attack", name, "l2", radius, steps=None if name == "fgsm" else 40, restarts=1)
+    attacked = attack_batch(model, Batch([0, 1, 2, 3], [5, 6, 7, 8], images, labels), condition, SEED)
     distances = Threat("l2", 4.0).distance(attacked.images, images)
     assert attacked.images.min() >= 0 and attacked.images.max() <= 1
     if name == "fmn":

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lrsegformer.attacks.apgd import apgd
-from lrsegformer.attacks.fmn import minimum_norm_l2
+from lrsegformer.attacks.packages.fmn import fmn
 from lrsegformer.attacks.threat import Threat
+from lrsegformer.errors import InputError
 
 
 def is_right(model, images, labels):
@@ -15,7 +16,7 @@ def is_right(model, images, labels):
 def test_minimum_norm_curve(digits_classifier):
     pytest.importorskip("foolbox")
     model, images, labels = digits_classifier
-    found = minimum_norm_l2(model, images, labels)
+    found = fmn(model, images, labels, Threat.unlimited("l2", images))
     right = is_right(model, images, labels)
     radii = [0.0, 0.1, 0.3, 0.6, 1.0, 2.0, 8.0]
     curve = found.accuracy_at(radii)
@@ -25,7 +26,13 @@ def test_minimum_norm_curve(digits_classifier):
     assert (found.distances[right] > 0).all() and found.distances.isfinite().all()
     assert not is_right(model, found.images, labels).any()
     assert torch.equal(Threat("l2", 0.0).distance(found.images, images)[right], found.distances[right])
-    assert found.images.min() >= 0 and found.images.max() <= 1
+    assert found.images.min() >= 0 and found.images.max() <= 1 and not found.accuracy.any()
+    # Within a ball: what needs more counts as not found, and the rest is the same.
+    limited = fmn(model, images, labels, Threat("l2", 0.6))
+    inside = found.distances <= 0.6
+    assert torch.equal(limited.images[inside], found.images[inside])
+    assert torch.equal(limited.images[~inside], images[~inside]) and limited.distances[~inside].isinf().all()
+    assert torch.equal(limited.accuracy, is_right(model, limited.images, labels).double())
     # Nearly as small as a strong attack at fixed radii allows; without the projection the curve is 0.2 higher.
     for radius, share in zip(radii[2:4], curve[2:4], strict=True):
         assert -0.01 <= share - apgd(model, images, labels, Threat("l2", radius), 100).accuracy.mean() <= 0.04
@@ -40,7 +47,7 @@ def test_minimum_norm_of_a_linear_model_is_known(linear):
     labels = model(images).argmax(1)
     margins = model(images).sort(dim=1).values.diff(dim=1)[:, 0]
     expected = (margins / (weight[0] - weight[1]).norm()).double()
-    found = minimum_norm_l2(model, images, labels, steps=500)
+    found = fmn(model, images, labels, Threat.unlimited("l2", images), steps=500)
     assert (found.distances >= expected * (1 - 1e-5)).all()
     assert torch.allclose(found.distances, expected, rtol=1e-2)
 
@@ -53,11 +60,19 @@ def test_foolbox_still_leaves_out_the_projection(digits_classifier):
         foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), images, foolbox.criteria.Misclassification(labels)
     )
     distances = Threat("l2", 0.0).distance(plain, images)
-    assert distances.median() > 1.2 * minimum_norm_l2(model, images, labels, steps=100).distances.median()
+    ours = fmn(model, images, labels, Threat.unlimited("l2", images), steps=100)
+    assert distances.median() > 1.2 * ours.distances.median()
 
 
 def test_an_image_that_nothing_breaks_is_infinitely_far(linear):
     pytest.importorskip("foolbox")
     model = linear(torch.zeros(2, 48), torch.tensor([1.0, 0.0]))
-    found = minimum_norm_l2(model, torch.rand(3, 3, 4, 4), torch.tensor([0, 0, 1]), steps=5)
+    images = torch.rand(3, 3, 4, 4)
+    found = fmn(model, images, torch.tensor([0, 0, 1]), Threat.unlimited("l2", images), steps=5)
     assert found.distances.tolist() == [torch.inf, torch.inf, 0] and found.accuracy_at([100.0]) == [2 / 3]
+
+
+def test_another_norm_is_refused(digits_classifier):
+    pytest.importorskip("foolbox")
+    with pytest.raises(InputError, match="fmn has the norm l2 alone, not linf: give a threat in l2"):
+        fmn(*digits_classifier, Threat("linf", 0.1))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lrsegformer.attacks.autoattack import check_classifier
-from lrsegformer.attacks.pgd import check_attack
+from lrsegformer.attacks.base import AttackResult, check_attack, check_classifier, check_norm, only_within
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.extras import require
 
@@ -19,39 +17,27 @@ from lrsegformer.extras import require
 _OVERSHOOT = 1.05
 
 
-class MinimumNormResult(NamedTuple):
-    """
-    The smallest perturbations found.
-
-    Attributes:
-        images (`torch.Tensor` of shape `(batch, channels, height, width)`): clean where none was found.
-        distances (`torch.Tensor` of shape `(batch,)`, float64): their norms in [0, 1] pixel units: 0 for an image that
-            is wrong by itself, infinite where no perturbation was found. Upper bounds of the true minimum.
-    """
-
-    images: Tensor
-    distances: Tensor
-
-    def accuracy_at(self, radii: Sequence[float]) -> list[float]:
-        """The share of images with no perturbation found within each radius; it never rises with the radius."""
-        return [float((self.distances > radius).double().mean()) for radius in radii]
-
-
 @torch.no_grad()
-def minimum_norm_l2(model: nn.Module, images: Tensor, labels: Tensor, steps: int = 200) -> MinimumNormResult:
+def fmn(model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, steps: int = 200) -> AttackResult:
     """
     Smallest l2 perturbations by the Fast Minimum-Norm attack (Pintor et al. 2021, arXiv 2102.12827) through foolbox.
 
-    One run gives the curve of accuracy against radius ([`MinimumNormResult.accuracy_at`]). foolbox 3.3.4 leaves out
-    the projection to the l2 ball, without which the attack is far from minimal; it is put in here, to a ball 5 %
-    larger than the attack's estimate, so that it crosses the boundary where pixels are at 0 or 1 as well.
+    One run gives the curve of accuracy against radius ([`AttackResult.accuracy_at`]). foolbox 3.3.4 leaves out the
+    projection to the l2 ball, without which the attack is far from minimal; it is put in here, to a ball 5 % larger
+    than the attack's estimate, so that it crosses the boundary where pixels are at 0 or 1 as well.
 
     Args:
+        threat ([`Threat`]): in l2. A perturbation outside the ball counts as none; [`Threat.unlimited`] lets all
+            count.
         steps (`int`, *optional*, defaults to 200): forward and backward passes an image.
-        model, images, labels: as for [`~lrsegformer.attacks.autoattack.auto_attack`], which also says what is
+        model, images, labels: as for [`~lrsegformer.attacks.packages.autoattack.auto_attack`], which also says what is
             refused.
+
+    Returns:
+        [`AttackResult`]: with `distances`. The image is the clean one where none was found or needed.
     """
     foolbox = require("foolbox")
+    check_norm("fmn", threat, "l2")
     labels = labels.long()
     check_attack(images, labels, steps, 1, random_start=True, step_size=None)
     clean_right = check_classifier(model, images, labels).argmax(dim=1) == labels
@@ -62,10 +48,10 @@ def minimum_norm_l2(model: nn.Module, images: Tensor, labels: Tensor, steps: int
     finite = found.isfinite().flatten(1).all(dim=1)
     found = torch.where(finite[:, None, None, None], found, images).clamp(0, 1)
     broken = model(found).argmax(dim=1) != labels
-    distances = Threat("l2", 0.0).distance(found, images)
-    distances = torch.where(broken, distances, torch.inf).masked_fill(~clean_right, 0.0)
-    kept = (broken & clean_right)[:, None, None, None]
-    return MinimumNormResult(torch.where(kept, found, images), distances)
+    distances = torch.where(broken, threat.distance(found, images), torch.inf).masked_fill(~clean_right, 0.0)
+    found = torch.where((broken & clean_right)[:, None, None, None], found, images)
+    found, distances = only_within(threat, images, found, distances)
+    return AttackResult(found, (clean_right & distances.isinf()).double(), distances=distances)
 
 
 def _projecting(foolbox: ModuleType) -> type:

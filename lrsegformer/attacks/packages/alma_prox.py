@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrsegformer.attacks.fmn import MinimumNormResult
+from lrsegformer.attacks.base import (
+    AttackResult,
+    check_attack,
+    check_labels,
+    check_norm,
+    only_within,
+    share_right,
+)
 from lrsegformer.attacks.objectives.pixels import counted_pixels
-from lrsegformer.attacks.pgd import check_attack, check_labels
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError
 from lrsegformer.extras import require
@@ -18,7 +24,7 @@ WRONG_SHARE = 0.99
 
 
 @torch.no_grad()
-def alma_prox(model: nn.Module, images: Tensor, labels: Tensor, steps: int = 500) -> MinimumNormResult:
+def alma_prox(model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, steps: int = 500) -> AttackResult:
     """
     ALMA prox (Rony, Pesquet and Ben Ayed 2023, arXiv 2206.07179): a proximal augmented Lagrangian, one constraint a
     pixel.
@@ -28,17 +34,20 @@ def alma_prox(model: nn.Module, images: Tensor, labels: Tensor, steps: int = 500
         images (`torch.Tensor` of shape `(batch, 3, height, width)`): in [0, 1]. The precision of the proximal step
             hangs on the batch: another split gives another, equally valid, result.
         labels (`torch.Tensor` of shape `(batch, label_height, label_width)`): as for [`pgd`].
+        threat ([`Threat`]): in linf. A perturbation outside the ball counts as none; [`Threat.unlimited`] lets all
+            count.
         steps (`int`, *optional*, defaults to 500): forward and backward passes.
 
     Returns:
-        [`MinimumNormResult`]: for each image the perturbed image with the smallest linf norm at which 99 % of the
-        pixels that count are wrong, and that norm in [0, 1] pixel units. Where no such image was found, the one with
-        the most wrong pixels and its norm. Nothing is found for an image without a counted pixel.
+        [`AttackResult`]: for each image the perturbed image with the smallest linf norm at which 99 % of the pixels
+        that count are wrong, and in `distances` that norm. Where no such image was found, the one with the most wrong
+        pixels and its norm. Nothing is found for an image without a counted pixel.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: images or labels of the wrong kind, or adv-lib cannot be imported.
     """
     package = require("adv_lib.attacks.segmentation")
+    check_norm("alma_prox", threat, "linf")
     if labels.ndim != 3:
         raise InputError(
             f"labels of shape {tuple(labels.shape)}: ALMA prox attacks segmentation; for classes use fmn."
@@ -60,5 +69,6 @@ def alma_prox(model: nn.Module, images: Tensor, labels: Tensor, steps: int = 500
                 adv_threshold=WRONG_SHARE,
                 num_steps=steps,
             ).clamp(0, 1)
-    distances = Threat("linf", 0.0).distance(found, images)
-    return MinimumNormResult(found, distances.masked_fill(~counted.flatten(1).any(dim=1), torch.inf))
+    distances = threat.distance(found, images).masked_fill(~counted.flatten(1).any(dim=1), torch.inf)
+    found, distances = only_within(threat, images, found, distances)
+    return AttackResult(found, share_right(model, found, labels), distances=distances)

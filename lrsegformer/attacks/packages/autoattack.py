@@ -1,4 +1,4 @@
-"""Attacks on classifiers through the package that the field compares by: AutoAttack, and its Square alone."""
+"""AutoAttack, the ensemble that the field compares classifiers by, through the package of that name."""
 
 from __future__ import annotations
 
@@ -7,50 +7,29 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lrsegformer.attacks.objectives.pixels import cross_entropy
-from lrsegformer.attacks.pgd import AttackResult, BestIterates, check_attack, check_labels
+from lrsegformer.attacks.base import AttackResult, BestIterates, check_classifier
+from lrsegformer.attacks.packages.square import NORM_NAMES, kept_random_state
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError
 from lrsegformer.extras import require
 
 AUTO_ATTACK_VERSIONS = ("standard", "plus", "rand")
-_NORMS = {"linf": "Linf", "l2": "L2"}
 UNBROKEN = "nothing"
 _POINTS = re.compile(r"there are \d+ points")
 # The difference of logits ratio looks at the three largest logits, the targeted one at four.
 _FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
 
 
-class AutoAttackResult(NamedTuple):
-    """
-    What AutoAttack found.
-
-    Attributes:
-        images (`torch.Tensor` of shape `(batch, channels, height, width)`): attacked; clean where that broke nothing.
-        robust (`torch.Tensor` of shape `(batch,)`, bool): the label is still predicted.
-        broken_by (`tuple[str, ...]`): of each image `"clean"` where it was wrong by itself, the attack that broke it,
-            or `"nothing"`.
-        robust_after (`dict[str, float]`): share of such images, `"clean"` and then after each attack in its order.
-        warnings (`tuple[str, ...]`): AutoAttack's flags, in its words but for counts of a batch, and what had to
-            differ from its standard. The flag on Square is one of a whole data set: [`square_flags`].
-    """
-
-    images: Tensor
-    robust: Tensor
-    broken_by: tuple[str, ...]
-    robust_after: dict[str, float]
-    warnings: tuple[str, ...]
-
-
 @torch.no_grad()
 def auto_attack(
     model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, version: str = "standard", seed: int = 0
-) -> AutoAttackResult:
+) -> AttackResult:
     """
     AutoAttack (Croce and Hein 2020, arXiv 2003.01690) through pyautoattack, each attack on what those before it left.
 
@@ -68,7 +47,10 @@ def auto_attack(
         seed (`int`): torch's own random state is left as it was.
 
     Returns:
-        [`AutoAttackResult`]: inside the ball and the box to 1e-6, which is checked.
+        [`AttackResult`]: inside the ball and the box to 1e-6, which is checked. The image is the clean one where that
+        broke nothing; `broken_by` and `robust_after` have the names of AutoAttack's parts. `warnings` are its flags,
+        in its words but for counts of a batch, and what had to differ from its standard; the flag on Square is one of
+        a whole data set: [`square_flags`].
 
     Raises:
         [`~lrsegformer.errors.InputError`]: an unknown version, labels or images of the wrong kind, or no pyautoattack.
@@ -79,26 +61,26 @@ def auto_attack(
     labels = labels.long()
     num_labels = check_classifier(model, images, labels).shape[1]
     attacker = package.AutoAttack(
-        model, eps=threat.radius, norm=_NORMS[threat.norm], version=version, seed=seed, device=images.device
+        model, eps=threat.radius, norm=NORM_NAMES[threat.norm], version=version, seed=seed, device=images.device
     )
     notes = _fit_to_classes(attacker, num_labels)
     best = BestIterates(images, labels, num_labels)
-    _consider(best, model, images, images, labels)
+    best.consider_found(model, images, labels)
     broken_by = ["clean" if right == 0 else UNBROKEN for right in best.remaining.tolist()]
     after = {"clean": float(best.result().accuracy.mean())}
-    with _kept_random_state(images.device), _flags(attacker.logger) as flags:
+    with kept_random_state(images.device), _flags(attacker.logger) as flags:
         for name in attacker.attacks_to_run[:]:
             rows = best.unfinished()
             if len(rows):
                 attacker.attacks_to_run = [name]
                 found, _ = attacker.run_standard_evaluation(images[rows], labels[rows], batch_size=len(rows))
-                _consider(best, model, threat.project(found, images[rows]), images[rows], labels[rows], rows)
+                best.consider_found(model, threat.project(found, images[rows]), labels[rows], rows)
             after[name] = float(best.result().accuracy.mean())
             for row in rows.tolist():
                 broken_by[row] = UNBROKEN if best.remaining[row] else name
     threat.verify(best.images, images)
     warnings = tuple(dict.fromkeys([*notes, *(_POINTS.sub("there are points", flag) for flag in flags)]))
-    return AutoAttackResult(best.images, best.remaining > 0, tuple(broken_by), after, warnings)
+    return replace(best.result(), broken_by=tuple(broken_by), robust_after=after, warnings=warnings)
 
 
 def square_flags(broken_by: Sequence[str]) -> list[str]:
@@ -106,7 +88,7 @@ def square_flags(broken_by: Sequence[str]) -> list[str]:
     AutoAttack's flag where Square, last and blind, breaks more than 0.2 % of the images that all others left.
 
     Args:
-        broken_by (`Sequence[str]`): of every image of the data set; see [`AutoAttackResult`].
+        broken_by (`Sequence[str]`): of every image of the data set; see [`AttackResult`].
     """
     package = require("pyautoattack")
     by_square, left = (broken_by.count(name) / len(broken_by) for name in ("square", UNBROKEN))
@@ -115,60 +97,6 @@ def square_flags(broken_by: Sequence[str]) -> list[str]:
         shares = {"clean": 1.0, "gradients": left + by_square, "square": left}
         package.autoattack.checks.check_square_sr(shares, logger=logger)
     return flags
-
-
-@torch.no_grad()
-def square(
-    model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, queries: int = 5000, seed: int = 0
-) -> AttackResult:
-    """
-    The Square attack (Andriushchenko et al. 2020, arXiv 1912.00049) through pyautoattack, with AutoAttack's options.
-
-    A black box: random search that sees no gradient. Where it finds more than gradient attacks, those are masked.
-
-    Args:
-        queries (`int`, *optional*, defaults to 5000): forward passes an image.
-        model, images, labels, threat, seed: as for [`auto_attack`].
-
-    Returns:
-        [`AttackResult`]: the values are cross entropies.
-
-    Raises:
-        [`~lrsegformer.errors.InputError`]: as [`auto_attack`].
-    """
-    require("pyautoattack")
-    module = require("pyautoattack.square")
-    labels = labels.long()
-    check_attack(images, labels, queries, 1, random_start=True, step_size=None)
-    num_labels = check_classifier(model, images, labels).shape[1]
-    ball = {"norm": _NORMS[threat.norm], "eps": threat.radius, "device": images.device}
-    attack = module.SquareAttack(model, n_queries=queries, p_init=0.8, seed=seed, resc_schedule=False, **ball)
-    best = BestIterates(images, labels, num_labels)
-    _consider(best, model, images, images, labels)
-    with _kept_random_state(images.device):
-        found = attack.perturb(images, labels)
-    _consider(best, model, threat.project(found, images), images, labels)
-    threat.verify(best.images, images)
-    return best.result()
-
-
-def check_classifier(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The logits of images and labels that an attack on a classifier can work with."""
-    if labels.ndim != 1:
-        raise InputError(
-            f"labels of shape {tuple(labels.shape)}: this attack is for classification; for maps use sea."
-        )
-    check_attack(images, labels, 1, 1, random_start=True, step_size=None)
-    logits = model(images)
-    check_labels(labels, logits)
-    return logits
-
-
-def _consider(
-    best: BestIterates, model: nn.Module, found: Tensor, clean: Tensor, labels: Tensor, rows: Tensor | None = None
-) -> None:
-    rows = torch.arange(len(clean), device=clean.device) if rows is None else rows
-    best.consider(rows, found, *cross_entropy.values_and_right(model(found), labels))
 
 
 def _fit_to_classes(attacker: Any, num_labels: int) -> list[str]:
@@ -203,9 +131,3 @@ def _flags(logger: logging.Logger) -> Iterator[list[str]]:
         logger.removeHandler(collector)
         logger.propagate = propagated
         sys.settrace(trace)
-
-
-def _kept_random_state(device: torch.device) -> Any:
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[device], device_type=device.type)

@@ -1,15 +1,16 @@
 """The attacks of other packages: what of them is kept, and what is put right."""
 
 import logging
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from lrsegformer.attacks import autoattack, fmn
 from lrsegformer.attacks.apgd import apgd
-from lrsegformer.attacks.autoattack import auto_attack, square, square_flags
-from lrsegformer.attacks.fmn import minimum_norm_l2
+from lrsegformer.attacks.packages.autoattack import auto_attack, square_flags
+from lrsegformer.attacks.packages.fmn import fmn
+from lrsegformer.attacks.packages.square import square
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError
 
@@ -47,15 +48,15 @@ def test_auto_attack(few, quick_square, threat):
     assert torch.equal(torch.get_rng_state(), before)
     assert threat.distance(found.images, images).max() <= threat.radius + 1e-6
     assert found.images.min() >= 0 and found.images.max() <= 1
-    assert torch.equal(found.robust, is_right(model, found.images, labels))
-    assert [by == "nothing" for by in found.broken_by] == found.robust.tolist()
+    assert torch.equal(found.accuracy, is_right(model, found.images, labels).double())
+    assert [by == "nothing" for by in found.broken_by] == found.accuracy.bool().tolist()
     assert [by == "clean" for by in found.broken_by] == (~is_right(model, images, labels)).tolist()
-    assert not (found.robust & ~is_right(model, images, labels)).any()
+    assert not (found.accuracy.bool() & ~is_right(model, images, labels)).any()
     assert list(found.robust_after) == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
     shares = list(found.robust_after.values())
-    assert shares == sorted(shares, reverse=True) and shares[-1] == found.robust.double().mean() < shares[0]
+    assert shares == sorted(shares, reverse=True) and shares[-1] == found.accuracy.mean() < shares[0]
     ours = apgd(model, images, labels, threat, 100).accuracy
-    assert found.robust.double().sum() <= ours.sum() + 1
+    assert found.accuracy.sum() <= ours.sum() + 1
     again = auto_attack(model, images, labels, threat)
     assert torch.equal(again.images, found.images)
 
@@ -135,7 +136,7 @@ def test_one_image_and_none_that_is_right(few, quick_square):
     model, images, labels = few
     index = int(is_right(model, images, labels).nonzero()[0])
     one = auto_attack(model, images[index : index + 1], labels[index : index + 1], THREATS[1])
-    assert one.robust.shape == (1,)
+    assert one.accuracy.shape == (1,)
     wrong = (model(images).argmax(1) + 1) % 10
     none = auto_attack(model, images, wrong, THREATS[0])
     assert torch.equal(none.images, images) and set(none.robust_after.values()) == {0.0}
@@ -146,24 +147,24 @@ def test_square(few, threat):
     pytest.importorskip("pyautoattack")
     model, images, labels = few
     before = torch.get_rng_state()
-    found = square(model, images, labels, threat, queries=200, seed=2)
+    found = square(model, images, labels, threat, steps=200, seed=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert threat.distance(found.images, images).max() <= threat.radius + 1e-6
     assert found.images.min() >= 0 and found.images.max() <= 1
     assert torch.equal(found.accuracy, is_right(model, found.images, labels).double())
     assert found.accuracy.mean() < is_right(model, images, labels).double().mean()
     assert (found.accuracy <= is_right(model, images, labels).double()).all()
-    assert torch.equal(square(model, images, labels, threat, queries=200, seed=2).images, found.images)
+    assert torch.equal(square(model, images, labels, threat, steps=200, seed=2).images, found.images)
 
 
 def test_square_needs_no_gradient(few):
     pytest.importorskip("pyautoattack")
     model, images, labels = few
-    found = square(Stepped(model), images, labels, Threat("linf", 0.25), queries=300)
+    found = square(Stepped(model), images, labels, Threat("linf", 0.25), steps=300)
     assert found.accuracy.mean() < is_right(Stepped(model), images, labels).double().mean() - 0.1
 
 
-@pytest.mark.parametrize("attack", [auto_attack, square, minimum_norm_l2])
+@pytest.mark.parametrize("attack", [auto_attack, square, fmn])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -177,9 +178,8 @@ def test_bad_input_gets_one_line(few, attack, change, message):
     pytest.importorskip("foolbox")
     model, images, labels = few
     options = {"images": images, "labels": labels, **change}
-    threat = () if attack is minimum_norm_l2 else (THREATS[0],)
     with pytest.raises(InputError, match=message) as caught:
-        attack(model, options["images"], options["labels"], *threat)
+        attack(model, options["images"], options["labels"], THREATS[1])
     assert "\n" not in str(caught.value)
 
 
@@ -188,13 +188,13 @@ def test_unknown_version(few):
         auto_attack(*few, THREATS[0], version="best")
 
 
-@pytest.mark.parametrize(("attack", "package"), [(auto_attack, "pyautoattack"), (minimum_norm_l2, "foolbox")])
+@pytest.mark.parametrize(
+    ("attack", "package"), [(auto_attack, "pyautoattack"), (square, "pyautoattack"), (fmn, "foolbox")]
+)
 def test_without_the_package_the_extra_is_named(few, monkeypatch, attack, package):
     def missing(name):
         raise InputError(f"needs {name}: pip install lrsegformer[robustness]")
 
-    for module in (autoattack, fmn):
-        monkeypatch.setattr(module, "require", missing)
-    threat = () if attack is minimum_norm_l2 else (THREATS[0],)
+    monkeypatch.setattr(sys.modules[attack.__module__], "require", missing)
     with pytest.raises(InputError, match=f"{package}: pip install"):
-        attack(*few, *threat)
+        attack(*few, THREATS[1])
