@@ -5,6 +5,9 @@ from typing import Any, Literal, get_args
 Task = Literal["segmentation", "classification"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
+# Norms of perturbations.
+NORMS = ("linf", "l2")
+
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"
 SCOPES = ("head", "projections")

@@ -81,6 +81,20 @@ def test_imports_go_down(module):
     assert not upward, f"{module} imports {', '.join(sorted(upward))}, which lie above it"
 
 
+# The same inside robustness, whose rooms are its folders and the two files that all of them know.
+WINGS = ("conditions", "subset", "shift", "metrics", "report", "bench")
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if module.startswith(f"{PACKAGE}.robustness.")])
+def test_imports_go_down_inside_robustness(module):
+    def height(other: str) -> int:
+        return WINGS.index(other.split(".")[2])
+
+    inside = [other for other in IMPORTS[module] if other.startswith(f"{PACKAGE}.robustness.")]
+    upward = [other for other in inside if height(other) > height(module)]
+    assert not upward, f"{module} imports {', '.join(sorted(upward))}, which lie above it"
+
+
 def test_no_circles():
     try:
         TopologicalSorter(IMPORTS).prepare()

@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from lrsegformer.choices import TASKS
-
-NORMS = ("linf", "l2")
+from lrsegformer.choices import NORMS, TASKS
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lrsegformer.choices import NORMS
 from lrsegformer.errors import InputError
 
-NORMS = ("linf", "l2")
 # How far outside the ball or the box an attacked image may be, by rounding, before it counts as a defect.
 TOLERANCE = 1e-6
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrsegformer.hub.tables import bounds_section, is_finite, table
+from lrsegformer.hub.markdown import one_line, plain, table
+from lrsegformer.hub.tables import bounds_section, is_finite
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 SEGFORMER_LICENSE = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
@@ -73,7 +74,7 @@ def write_model_card(
     base_is_on_hub = base_model is not None and bool(_HUB_ID.fullmatch(base_model)) and not Path(base_model).exists()
     base_name = base_model if base_model is None or base_is_on_hub else Path(base_model).name
     strategy = lipschitz_report.get("strategy")
-    name, dataset_name = _one_line(folder.resolve().name), _one_line(dataset_name)
+    name, dataset_name = one_line(folder.resolve().name), one_line(dataset_name)
     scores = {key: metrics[f"eval_{key}"] for key in _METRIC_NAMES if is_finite(metrics.get(f"eval_{key}"))}
     metadata = _metadata(
         name,
@@ -90,10 +91,10 @@ def write_model_card(
         template_path=str(TEMPLATE),
         task=task,
         auto_class=_AUTO_CLASSES[task],
-        name=name,
-        base_name=base_name and _one_line(base_name),
+        name=plain(name),
+        base_name=base_name and one_line(base_name),
         base_is_on_hub=base_is_on_hub,
-        dataset_name=dataset_name,
+        dataset_name=plain(dataset_name),
         strategy=strategy,
         scope=lipschitz_report.get("scope"),
         scores=_scores(scores),
@@ -163,7 +164,7 @@ def _classes(metrics: Mapping[str, Any], config: Any) -> str:
         return ""
     names = getattr(config, "id2label", None) or {}
     rows = [
-        (names.get(label, str(label)), _figure(iou), _figure(accuracy))
+        (plain(names.get(label, label)), _figure(iou), _figure(accuracy))
         for label, (iou, accuracy) in enumerate(zip(ious, accuracies, strict=True))
     ]
     return table(("class", "IoU", "accuracy"), rows)
@@ -174,10 +175,6 @@ def _options(config: Any, hyperparameters: Mapping[str, Any]) -> str:
     if getattr(config, "lipschitz_strategy", None) is not None:
         rows.append(("`penalty_reduction`", f"`{config.penalty_reduction}`"))
     return table(("option", "value"), rows) if rows else ""
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _figure(value: float) -> str:

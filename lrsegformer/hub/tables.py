@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrsegformer.certification.text import NORM_LABELS, round_up
+from lrsegformer.hub.markdown import table
 
 
 def bounds_section(report: Mapping[str, Any]) -> str:
@@ -70,15 +71,6 @@ def _bound_cells(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 def _significant(value: Any) -> str:
     return f"{value:.5g}" if is_finite(value) else ""
-
-
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
-
-
-def _escape(cell: str) -> str:
-    return str(cell).replace("|", "\\|").replace("\n", " ")
 
 
 def is_finite(value: Any) -> bool:

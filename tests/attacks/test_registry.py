@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lrsegformer.attacks.base import AttackResult
-from lrsegformer.attacks.registry import ATTACKS, NORMS, TASKS, at_home, followers, what_attacks_do
+from lrsegformer.attacks.registry import ATTACKS, at_home, followers, what_attacks_do
 from lrsegformer.attacks.run import run_attack
 from lrsegformer.attacks.targets import target_labels
 from lrsegformer.attacks.threat import Threat
+from lrsegformer.choices import NORMS, TASKS
 from lrsegformer.errors import InputError
 
 OPTIONS = {"steps", "restarts", "seed", "targeted", "image_ids"}

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass, field, replace
 
-from lrsegformer.attacks.registry import ATTACKS, NORMS, followers, names_where, what_attacks_do
+from lrsegformer.attacks.registry import ATTACKS, followers, names_where, what_attacks_do
+from lrsegformer.choices import NORMS
 from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.conditions import Condition

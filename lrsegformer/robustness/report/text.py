@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lrsegformer.certification.text import round_up
+from lrsegformer.hub.markdown import plain, table
 from lrsegformer.robustness.report.rows import IN_MEMORY, SHOWN, STRONGER
 from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 
@@ -42,9 +43,9 @@ def report_text(report: Mapping[str, Any]) -> str:
     if any(report["bounds"].values()):
         parts += ["## Proven bounds of the heads", _bounds_table(report["bounds"])]
     parts += ["## Every row", _long_table(rows, names)]
-    warnings = list(dict.fromkeys(f"{row['model']}, {row['condition']}: {w}" for row in rows for w in row["warnings"]))
+    warnings = dict.fromkeys(f"{row['model']}, {row['condition']}: {w}" for row in rows for w in row["warnings"])
     if warnings:
-        parts += ["Warnings of the attacks:", "\n".join(f"- {warning}" for warning in warnings)]
+        parts += ["Warnings of the attacks:", "\n".join(f"- {plain(warning)}" for warning in warnings)]
     parts += ["Versions:", "\n".join(f"- {letter}: {text}" for text, letter in _version_letters(rows).items())]
     return "\n\n".join(parts) + "\n"
 
@@ -55,7 +56,7 @@ def _introduction(report: Mapping[str, Any]) -> str:
         f"all {of} validation images" if images == of else f"a seeded subset of {images} of {of} validation images"
     )
     lines = [
-        f"{report['task'].capitalize()} on {report['dataset']}: {subset} (seed {report['seed']}, fingerprint "
+        f"{report['task'].capitalize()} on {plain(report['dataset'])}: {subset} (seed {report['seed']}, fingerprint "
         f"{report['subset']}; the images of each fingerprint are listed in subsets/). Scores are in percent. Radii "
         "are in [0, 1] pixel space, linf in 1/255. A score under attack is an estimate from the attacks that ran: "
         "stronger ones may find less.",
@@ -72,7 +73,7 @@ def _introduction(report: Mapping[str, Any]) -> str:
 def _comparison(rows: Sequence[Mapping[str, Any]], models: Sequence[str], names: Mapping[str, str]) -> str:
     conditions = list(dict.fromkeys((row["kind"], row["condition"]) for row in rows))
     found = {(row["model"], row["kind"], row["condition"]): row for row in rows}
-    header = ["condition", *(f"{model}: {name}" for model in models for name in names.values())]
+    header = ["condition", *(f"{plain(model)}: {name}" for model in models for name in names.values())]
     lines = [
         [
             _title(next(row for row in rows if (row["kind"], row["condition"]) == condition)),
@@ -86,7 +87,7 @@ def _comparison(rows: Sequence[Mapping[str, Any]], models: Sequence[str], names:
 def _title(row: Mapping[str, Any]) -> str:
     if row["kind"] in ("clean", "train"):
         return row["kind"]
-    parts = [row["name"], "targeted" if row["targeted"] else "", row["norm"] or ""]
+    parts = [plain(row["name"]), "targeted" if row["targeted"] else "", row["norm"] or ""]
     if row["radius"] is not None:
         parts.append(f"{row['radius']:g}{_UNITS[row['norm']]}")
     if row["severity"] is not None:
@@ -98,7 +99,7 @@ def _corruption_table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """The summaries of one source, and its means for each corruption."""
     header = ["model", "score", "clean", "mean under corruption", "retention (mean / clean)"]
     lines = [
-        [row["model"], row["score"], *(_percent(row[name]) for name in ("clean", "mean", "retention"))]
+        [plain(row["model"]), row["score"], *(_percent(row[name]) for name in ("clean", "mean", "retention"))]
         for row in summaries
     ]
     note = ""
@@ -110,7 +111,7 @@ def _corruption_table(summaries: Sequence[Mapping[str, Any]]) -> str:
             note = "\n\nThe in-memory mCE is not comparable with published mCE: its images are no JPEG files."
     names = list(summaries[0]["per_corruption"])
     each = [[name, *(_percent(row["per_corruption"][name]) for row in summaries)] for name in names]
-    heads = ["corruption", *(f"{row['model']}: {row['score']}" for row in summaries)]
+    heads = ["corruption", *(f"{plain(row['model'])}: {row['score']}" for row in summaries)]
     return f"{table(header, lines)}{note}\n\nMean over severities:\n\n{table(heads, each)}"
 
 
@@ -118,7 +119,7 @@ def _masking_table(rows: Sequence[Mapping[str, Any]]) -> str:
     header = ["model", "input gradients below 1e-8", f"pgd minus {' or '.join(STRONGER)}, largest", "verdict"]
     lines = [
         [
-            row["model"],
+            plain(row["model"]),
             _percent(row["small_gradient_share"]),
             "not run" if row["largest_gap"] is None else _percent(row["largest_gap"]),
             "; ".join(row["flags"]) or _unsuspicious(row),
@@ -142,7 +143,7 @@ def _reliability_table(report: Mapping[str, Any], names: Mapping[str, str]) -> s
     header += [f"gap in {name}, training minus validation" for name in names.values()]
     lines = []
     for row in report["reliability"]:
-        line = [row["model"], _percent(row["expected_calibration_error"]), _percent(row["overconfidence"])]
+        line = [plain(row["model"]), _percent(row["expected_calibration_error"]), _percent(row["overconfidence"])]
         line += [_percent(row["small_object_iou"]), str(row["num_small_objects"])] if segments else []
         line += [f"{row[f'local_lipschitz_estimate_{which}']:.4g}" for which in ("median", "largest")]
         lines.append([*line, *(_percent(row["train_validation_gap"][score]) for score in names)])
@@ -163,9 +164,15 @@ def _bounds_table(bounds: Mapping[str, Mapping[str, Any] | None]) -> str:
         if head is None:
             continue
         bound = "none" if head["bound"] is None else round_up(head["bound"])
-        row = [model, head["strategy"] or "none", head["norm"] or "-", bound, "yes" if head["guaranteed"] else "no"]
+        row = [
+            plain(model),
+            head["strategy"] or "none",
+            head["norm"] or "-",
+            bound,
+            "yes" if head["guaranteed"] else "no",
+        ]
         lines.append(row)
-    notes = dict.fromkeys(f"{model}: {head['note']}" for model, head in bounds.items() if head is not None)
+    notes = dict.fromkeys(f"{plain(model)}: {head['note']}" for model, head in bounds.items() if head is not None)
     return table(header, lines) + "\n\n" + "\n".join(f"- {note}" for note in notes)
 
 
@@ -176,7 +183,7 @@ def _long_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> 
     header += ["at target"] * reached + ["images", "subset", "seed", "seconds", "processes", "versions", "pictures"]
     lines = []
     for row in rows:
-        line = [row["model"], _title(row), row["norm"] or "-"]
+        line = [plain(row["model"]), _title(row), row["norm"] or "-"]
         line += ["-" if row[name] is None else f"{row[name]:g}" for name in ("radius", "steps", "restarts")]
         line += [_percent(row.get(score)) for score in names]
         line += [_percent(row["measured"].get("target_reached"))] * reached
@@ -194,12 +201,6 @@ def _version_letters(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _version_text(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{package} {number}" for package, number in row["versions"].items())
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    cells = [list(header), ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in cells)
 
 
 def _percent(value: float | None) -> str:

@@ -260,6 +260,26 @@ def test_report_files(cells, tmp_path):
     assert float(first["iou"]) == pytest.approx(6 / 14) and len(classes) == 2 * 13
 
 
+def test_names_are_read_as_they_are_written(tmp_path):
+    name = "runs/a|b\n*c*"
+    cells = [
+        make_cell(name, CLEAN, 9),
+        make_measured(name, GRADIENTS, {"small_gradient_share": 0.0}),
+        make_cell(name, attack("pgd", 0.5), 8, warnings=["<b>\n# all"]),
+        make_cell(name, Condition("shifted", "x|y"), 8),
+        make_cell(name, Condition("corruption", "fog", severity=1), 8),
+    ]
+    bound = {"strategy": "orthogonal", "norm": "l2", "bound": 1.0, "guaranteed": True, "note": "To logits."}
+    context = make_context("classification", bounds={name: bound}, dataset="my\n# data")
+    write_report(tmp_path, cells, context, {}, [], [])
+    text = (tmp_path / "results.md").read_text()
+    named = [line for line in text.splitlines() if line.startswith("|") and r"runs/a\|b \*c\*" in line]
+    # Three comparisons, two tables of corruptions, gradients, bounds, and four rows of the long table.
+    assert len(named) == 3 + 2 + 1 + 1 + 4 and text.count(r"| x\|y |") == 2
+    assert name not in text and "on my # data:" in text
+    assert r"- runs/a|b \*c\*, pgd-linf-0.5: \<b> # all" in text and r"- runs/a|b \*c\*: To logits." in text
+
+
 def test_report_of_clean_images_alone(tmp_path):
     arguments = RobustnessArguments(models=["a"], output_dir=str(tmp_path))
     context = make_context("classification", bounds={"ours": None}, images=100)
