@@ -6,6 +6,7 @@ import torch
 
 from lrsegformer.kernels.bilinear import BLOCK_COLUMNS, Band, bands, interpolation_matrices, upsampling_transposed
 from lrsegformer.kernels.chunks import works_in_chunks
+from lrsegformer.kernels.transforms import under_torch_func
 
 # Elements of the sum worked on at a time: what stays in the cache of a CPU.
 CHUNK_ELEMENTS = 2**19
@@ -23,6 +24,8 @@ def upsampled_sum(matrix: torch.Tensor, finest: torch.Tensor, *coarser: torch.Te
     Returns:
         `torch.Tensor` of shape `(batch, channels, height, width)`, contiguous, and no view: it may be overwritten.
     """
+    if under_torch_func():
+        return _sum_of_products(matrix, finest, coarser)
     # Without gradients the function of autograd is left out: torch.compile cannot trace it there.
     if torch.is_grad_enabled():
         return UpsampledSum.apply(matrix, finest, *coarser)
@@ -44,17 +47,7 @@ class UpsampledSum(torch.autograd.Function):
     def forward(matrix: torch.Tensor, finest: torch.Tensor, *coarser: torch.Tensor) -> torch.Tensor:
         if works_in_chunks(matrix, finest, *coarser):
             return _sum_in_chunks(matrix, finest, coarser)
-        batch, _, *size = finest.shape
-        channels = matrix.shape[0]
-        total = None
-        for maps in coarser:
-            by_rows, by_columns = interpolation_matrices(maps.shape[2:], size, maps)
-            by_rows, wide = by_rows.expand(batch * channels, -1, -1), (maps @ by_columns.T).flatten(0, 1)
-            total = torch.bmm(by_rows, wide) if total is None else total.baddbmm_(by_rows, wide)
-        # A result that autograd takes for a view could not be overwritten.
-        total = torch.ops.aten._unsafe_view(total, (batch, channels, *size))
-        total.flatten(2).baddbmm_(matrix.expand(batch, -1, -1), finest.flatten(2))
-        return total
+        return _sum_of_products(matrix, finest, coarser)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -73,6 +66,20 @@ class UpsampledSum(torch.autograd.Function):
         if not torch.is_grad_enabled() and works_in_chunks(gradient):
             return of_matrix, of_finest, *_transposed_in_chunks(gradient.contiguous(), ctx.sizes)
         return of_matrix, of_finest, *(upsampling_transposed(gradient, size) for size in ctx.sizes)
+
+
+def _sum_of_products(matrix: torch.Tensor, finest: torch.Tensor, coarser: Sequence[torch.Tensor]) -> torch.Tensor:
+    batch, _, *size = finest.shape
+    channels = matrix.shape[0]
+    total = None
+    for maps in coarser:
+        by_rows, by_columns = interpolation_matrices(maps.shape[2:], size, maps)
+        by_rows, wide = by_rows.expand(batch * channels, -1, -1), (maps @ by_columns.T).flatten(0, 1)
+        total = torch.bmm(by_rows, wide) if total is None else total.baddbmm_(by_rows, wide)
+    # A result that autograd takes for a view could not be overwritten.
+    total = torch.ops.aten._unsafe_view(total, (batch, channels, *size))
+    total.flatten(2).baddbmm_(matrix.expand(batch, -1, -1), finest.flatten(2))
+    return total
 
 
 def _sum_in_chunks(matrix: torch.Tensor, finest: torch.Tensor, coarser: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -6,6 +6,9 @@ import torch
 # float64 (docs/layer_formulations.md has the proof).
 ROUNDING_MARGIN = 1e-5
 
+# Eigenvalues closer together than this share of the largest count as one.
+SMALLEST_RELATIVE_GAP = 1e-8
+
 NORMS = ("l2", "linf", "l1")
 
 
@@ -25,7 +28,8 @@ def l2_norm(matrix: torch.Tensor) -> torch.Tensor:
 
     The value is the Rayleigh quotient at the top eigenvector of the smaller Gram matrix. Its gradient with respect to
     the matrix is the outer product of the top singular vectors (a subgradient where the top singular value is
-    repeated), and it needs no derivative of the eigendecomposition, which is infinite at repeated eigenvalues.
+    repeated), and it needs no derivative of the eigendecomposition, which is infinite at repeated eigenvalues. Second
+    derivatives are those of the norm as long as the top singular value stands alone.
 
     Args:
         matrix (`torch.Tensor` of shape `(out, in)`):
@@ -36,12 +40,26 @@ def l2_norm(matrix: torch.Tensor) -> torch.Tensor:
     """
     matrix = matrix.double()
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    with torch.no_grad():
-        _, vectors = torch.linalg.eigh(tall.T @ tall)
-        top_vector = vectors[:, -1]
-    squared = (tall @ top_vector).square().sum()
+    # Detached, because no_grad does not hold forward mode back.
+    values, vectors = torch.linalg.eigh(tall.detach().T @ tall.detach())
+    top_vector = _following(vectors[:, -1], tall, values, vectors)
+    squared = (tall @ top_vector).square().sum() / top_vector.square().sum()
     # The square root has no derivative at 0: the smallest normal number keeps it finite there.
     return squared.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+
+
+def _following(vector: torch.Tensor, tall: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """
+    The top eigenvector of `tall^T tall`, with the derivative that it has: `sum_i v_i (v_i^T dG v) / (top - value_i)`.
+
+    The derivative of the Rayleigh quotient with respect to the vector is 0, so the first derivative of the norm does
+    without it, and the second does not. Directions whose eigenvalue is not told apart from the top one are left out.
+    """
+    gaps = values[-1] - values
+    apart = gaps > SMALLEST_RELATIVE_GAP * values[-1]
+    residual = tall.T @ (tall @ vector) - values[-1] * vector
+    change = vectors @ (torch.where(apart, vectors.T @ residual / gaps.where(apart, 1.0), 0.0))
+    return vector + (change - change.detach())
 
 
 def power_iteration_estimate(matrix: torch.Tensor, iterations: int = 20) -> torch.Tensor:
@@ -54,7 +72,7 @@ def power_iteration_estimate(matrix: torch.Tensor, iterations: int = 20) -> torc
     """
     with torch.no_grad():
         # Near 1, so that neither squares nor products of large or tiny entries leave the range of float32.
-        unit = matrix / matrix.abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)
+        unit = matrix.detach() / matrix.detach().abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)
         longest = unit.square().sum(dim=0).argmax()
         left = torch.nn.functional.normalize(unit.index_select(1, longest[None])[:, 0], dim=0)
         for _ in range(iterations):

@@ -5,6 +5,7 @@ import math
 import torch
 
 from lrsegformer.errors import InputError
+from lrsegformer.kernels.transforms import under_torch_func
 from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
 
 # The backward pass lifts the singular values of R to at least this share of its Frobenius norm,
@@ -13,42 +14,70 @@ SINGULAR_VALUE_GUARD = 1e-5
 SMALLEST_SINGULAR_VALUE = 1e-12
 
 
-class OrthonormalFactor(torch.autograd.Function):
+def orthonormal_factor(matrix: torch.Tensor) -> torch.Tensor:
     """
     Q of the reduced Householder QR of a tall matrix, signs chosen so that R's diagonal is not negative (then Q(Q) =
     Q).
+
+    Differentiable any number of times, in reverse mode and under the transformations of `torch.func` (`vmap`,
+    `jacrev`, `jacfwd`, `hessian`); see [`OrthonormalFactor`] on what stands for the derivative at a loss of rank.
+    """
+    if under_torch_func():
+        with_derivatives = _factor_by_cholesky(matrix)
+        return _householder_factor(matrix).detach() + (with_derivatives - with_derivatives.detach()).to(matrix.dtype)
+    return OrthonormalFactor.apply(matrix)
+
+
+class OrthonormalFactor(torch.autograd.Function):
+    """
+    [`orthonormal_factor`] with its gradient written out.
 
     The backward pass is the QR gradient restricted to Q (Walter, Lehmann and Lamour 2012, "On evaluating higher-order
     derivatives of the QR decomposition of tall matrices with full column rank in forward and reverse mode algorithmic
     differentiation"; the formula of `torch.linalg.qr`). It divides by R, which has no inverse where the matrix loses
     rank: the true derivative is infinite there, and a step along a finite direction is what training needs. So R^T is
-    replaced by the Cholesky factor of `R^T R + d^2 I`, whose singular values are `sqrt(sigma^2 + d^2)`, and the
-    gradient is at most `(1 + sqrt(2)) |G|_F / d`.
+    replaced by the Cholesky factor of `A^T A + d^2 I` (A the matrix, `A^T A = R^T R`), whose singular values are
+    `sqrt(sigma^2 + d^2)`, and the gradient is at most `(1 + sqrt(2)) |G|_F / d`.
+
+    It consists of operations on A and Q that autograd knows, so that it can be differentiated in turn, d held fixed.
     """
 
-    @staticmethod
-    def forward(ctx, matrix: torch.Tensor) -> torch.Tensor:
-        q_factor, r_factor = torch.linalg.qr(matrix, mode="reduced")
-        diagonal = r_factor.diagonal()
-        signs = torch.where(diagonal < 0, -1.0, 1.0).to(matrix.dtype)
-        q_factor = q_factor * signs
-        r_factor = r_factor * signs[:, None]
-        ctx.save_for_backward(q_factor, r_factor)
-        return q_factor
+    generate_vmap_rule = True
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def forward(matrix: torch.Tensor) -> torch.Tensor:
+        return _householder_factor(matrix)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        q_factor, r_factor = ctx.saved_tensors
+        matrix, q_factor = ctx.saved_tensors
         product = -(gradient.T @ q_factor)
         symmetric = product.tril() + product.tril(-1).T
         right_side = gradient + q_factor @ symmetric
-        # In float64, because squaring doubles the range of the singular values.
-        wide = r_factor.double()
-        floor = (SINGULAR_VALUE_GUARD * wide.norm()).clamp_min(SMALLEST_SINGULAR_VALUE)
-        identity = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
-        guarded, _ = torch.linalg.cholesky_ex(wide.T @ wide + floor.square() * identity)
-        return torch.linalg.solve_triangular(guarded.to(gradient.dtype), right_side, upper=False, left=False)
+        guarded = _guarded_factor(matrix.double()).to(gradient.dtype)
+        return torch.linalg.solve_triangular(guarded, right_side, upper=False, left=False)
+
+
+def _householder_factor(matrix: torch.Tensor) -> torch.Tensor:
+    q_factor, r_factor = torch.linalg.qr(matrix, mode="reduced")
+    return q_factor * torch.where(r_factor.diagonal() < 0, -1.0, 1.0).to(matrix.dtype)
+
+
+def _factor_by_cholesky(matrix: torch.Tensor) -> torch.Tensor:
+    """The same factor in float64 by way of `A^T A`: less exact, but made of operations with all derivatives."""
+    wide = matrix.double()
+    return torch.linalg.solve_triangular(_guarded_factor(wide).T, wide, upper=True, left=False)
+
+
+def _guarded_factor(wide: torch.Tensor) -> torch.Tensor:
+    """The lower triangular factor that stands for R^T, in float64: squaring doubles the range of singular values."""
+    floor = (SINGULAR_VALUE_GUARD * wide.detach().norm()).clamp_min(SMALLEST_SINGULAR_VALUE)
+    identity = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
+    return torch.linalg.cholesky_ex(wide.T @ wide + floor.square() * identity)[0]
 
 
 class OrthogonalConstraint(LipschitzConstraint):
@@ -78,7 +107,7 @@ class OrthogonalConstraint(LipschitzConstraint):
 
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
         rows, columns = matrix.shape
-        q_factor = OrthonormalFactor.apply(matrix) if rows >= columns else OrthonormalFactor.apply(matrix.T).T
+        q_factor = orthonormal_factor(matrix) if rows >= columns else orthonormal_factor(matrix.T).T
         return q_factor * self.constant().to(matrix.dtype)
 
     def constant_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:

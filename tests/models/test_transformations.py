@@ -145,3 +145,46 @@ def test_exported_program_has_equal_logits_for_any_batch(make_model, images, str
     assert torch.equal(program.module()(images).logits, model(images).logits)
     more = torch.randn(5, *images.shape[1:])
     torch.testing.assert_close(program.module()(more).logits, model(more).logits, rtol=1e-5, atol=1e-6)
+
+
+def forward_over_reverse(function, pixels: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    return torch.func.jvp(torch.func.grad(function), (pixels,), (direction,))[1]
+
+
+@pytest.mark.parametrize("scope", ["head", "projections"])
+@pytest.mark.parametrize("strategy", [None, *STRATEGIES])
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_pixels_are_differentiated_by_torch_func_as_by_autograd(make_model, task, strategy, scope):
+    """What tools that measure Lipschitz constants do: Jacobians, their products, a gradient each sample, curvature."""
+    if task == "classification" and scope == "projections":
+        pytest.skip("classification has no projections")
+    model = make_model(strategy, scope, task, attn_implementation="eager").double()
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    direction = torch.randn_like(pixels)
+
+    def logits(pixels: torch.Tensor) -> torch.Tensor:
+        return model(pixels).logits
+
+    def score(image: torch.Tensor) -> torch.Tensor:
+        return logits(image[None]).square().sum()
+
+    def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+        assert expected.any() and (actual - expected).abs().max() <= 1e-9 * expected.abs().max()
+
+    leaf = pixels.clone().requires_grad_()
+    outputs = logits(leaf)
+    cotangent = torch.randn_like(outputs)
+    (backward,) = torch.autograd.grad(outputs, leaf, cotangent)
+    value, along = torch.func.jvp(logits, (pixels,), (direction,))
+    close(value, outputs)
+    assert (along * cotangent).sum().item() == pytest.approx((backward * direction).sum().item(), rel=1e-9)
+    close(torch.func.vjp(logits, pixels)[1](cotangent)[0], backward)
+    of_samples = torch.func.vmap(torch.func.grad(score))(pixels)
+    leaf = pixels.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(logits(leaf).square().sum(), leaf, create_graph=True)
+    close(of_samples, expected)
+    (curvature,) = torch.autograd.grad(expected, leaf, direction)
+    close(torch.func.vmap(lambda *image: forward_over_reverse(score, *image))(pixels, direction), curvature)
+    rows = torch.func.jacrev(lambda image: logits(image[None]).flatten()[:2])(pixels[0])
+    one = torch.autograd.grad(logits(leaf).flatten(1)[0, 1], leaf)[0]
+    close(rows[1], one[0])
