@@ -11,46 +11,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-# Before torch is loaded: models this small are slower on several threads, and threads that wait spin.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch
 from filelock import FileLock
-from hypothesis import settings
 from PIL import Image
-from torch import nn
-from torch.profiler import ProfilerActivity, profile
-from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
-
-from lrsegformer import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
-
-pytest_plugins = ("tests.known_models",)
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = {
-    "depths": (1, 1, 1, 1),
-    "hidden_sizes": (8, 8, 16, 16),
-    "num_attention_heads": (1, 1, 2, 2),
-    "decoder_hidden_size": 12,
-    "num_labels": 5,
-    "drop_path_rate": 0.0,
-    "classifier_dropout_prob": 0.0,
-}
 SEGMENTATION_RUN = (
     "--dataset digits --architecture tiny --strategy stable_softplus --use_cpu --image_size 64 --max_train_samples 12 "
     "--max_eval_samples 4 --total_batch_size 4 --per_device_train_batch_size 2 --max_steps 4 --save_steps 2 "
     "--eval_steps 2 --logging_steps 1 --save_total_limit 9 --dataloader_num_workers 1 --learning_rate 1e-3"
 ).split()
 
-# Cases a property test; `--hypothesis-profile` has the last word.
-settings.register_profile("default", max_examples=100, deadline=None)
-settings.register_profile("thorough", max_examples=1000, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+# Before torch is loaded: models this small are slower on several threads, and threads that wait spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load what tests need. The process that hands them out to workers runs none, and starts seconds earlier so."""
+    if config.getoption("dist", "no") != "no":
+        return
+    import torch
+    from hypothesis import settings
+
+    torch.set_num_threads(1)
+    # Cases a property test; `--hypothesis-profile` has the last word.
+    settings.register_profile("default", max_examples=100, deadline=None)
+    settings.register_profile("thorough", max_examples=1000, deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+    for name in ("tests.tiny_models", "tests.known_models"):
+        config.pluginmanager.import_plugin(name)
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: every `train()` collects garbage, most of a tiny run's time where it looks at all that."""
+    """What was imported is no garbage: `train()` collects it, which is most of a tiny run's time if it looks there."""
     gc.collect()
     gc.freeze()
 
@@ -70,54 +62,6 @@ def real_data() -> Path:
     return folder
 
 
-@torch.no_grad()
-def stir(model: nn.Module, seed: int = 1) -> nn.Module:
-    """Move every parameter and running statistic away from its initial value, as training does."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        # A constant that moves down makes its constraint active.
-        spread = -0.3 if name.endswith(".c") else 0.1 * torch.randn(parameter.shape, generator=generator)
-        parameter.add_(spread)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(torch.randn(buffer.shape, generator=generator))
-        elif name.endswith("running_var"):
-            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
-    return model
-
-
-@pytest.fixture(scope="session")
-def make_model() -> Callable:
-    """`make_model(strategy, scope="head", task="segmentation", stirred=True, **config)`: a model of ours."""
-
-    def make(strategy=None, scope="head", task="segmentation", stirred=True, seed=0, **config):
-        torch.manual_seed(seed)
-        config = LRSegformerConfig(**{**TINY, **config}, lipschitz_strategy=strategy, lipschitz_scope=scope)
-        classes = {
-            "segmentation": LRSegformerForSemanticSegmentation,
-            "classification": LRSegformerForImageClassification,
-        }
-        model = classes[task](config).eval()
-        return stir(model) if stirred else model
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def make_stock() -> Callable:
-    """`make_stock(task="segmentation", **config)`: a stock model."""
-
-    def make(task="segmentation", seed=0, **config):
-        torch.manual_seed(seed)
-        classes = {
-            "segmentation": SegformerForSemanticSegmentation,
-            "classification": SegformerForImageClassification,
-        }
-        return stir(classes[task](SegformerConfig(**{**TINY, **config}))).eval()
-
-    return make
-
-
 @pytest.fixture(scope="session")
 def largest_allocation() -> Callable[[Callable[[], object]], int]:
     """
@@ -127,6 +71,8 @@ def largest_allocation() -> Callable[[Callable[[], object]], int]:
     """
 
     def measure(action: Callable[[], object]) -> int:
+        from torch.profiler import ProfilerActivity, profile
+
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             action()
         return max(event.self_cpu_memory_usage for event in profiler.events())

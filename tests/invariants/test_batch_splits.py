@@ -22,15 +22,12 @@ LOSSES = ("loss", "loss_task", "loss_lipschitz", "grad_norm")
 
 @pytest.fixture(scope="module")
 def runner():
-    """The runner as a module, on one thread, as in its own processes."""
+    """The runner as a module."""
     specification = importlib.util.spec_from_file_location("split_runner", RUNNER)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     assert module.CASES == CASES
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield module
-    torch.set_num_threads(threads)
+    return module
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,6 @@ from lrsegformer.data.dataset import collate
 from lrsegformer.models.loading import build_model
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors are quickest on one thread, and with many processes on few cores by far."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def digits() -> Callable[[str], DataSplits]:
     """The built-in data of a task: 12 training and 3 validation images of 32 x 32."""
