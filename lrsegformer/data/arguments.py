@@ -70,6 +70,13 @@ class DataArguments:
             "name, or one name a line. For class folders also lines of folder<TAB>name."
         },
     )
+    mask_values: str | None = field(
+        default=None,
+        metadata={
+            "help": "Mask values or colours in the order of the classes (0,255 or #000000,#ff0000), or JSON or a file "
+            "from value or colour to class name (null for void). Default: a class's value is its index."
+        },
+    )
     ignore_label: int | None = field(
         default=None,
         metadata={"help": "Value in the mask files that means void and never counts, besides 255 (11 for CamVid)."},
@@ -146,6 +153,10 @@ class DataArguments:
             raise InputError(f"--crop_area_min is {self.crop_area_min}; give a share above 0 and at most 1")
         if self.score_at not in ("original", "resized"):
             raise InputError(f"--score_at is {self.score_at!r}; give `original` or `resized`")
+        if self.mask_values is not None and self.reduce_zero_label:
+            raise InputError(
+                "--mask_values and --reduce_zero_label both say what 0 in a mask means; leave one of them out"
+            )
         self._check_folders()
 
     def _check_folders(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Pillow stretches the values of 2- and 4-bit grey PNGs to 0..255: right for pictures, wrong for class indices.
 _STRETCHED_GREY = {"L;2": 85, "L;4": 17}
 _INTEGER_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16L", "I;16B")
+_COLOUR_MASK_MODES = ("RGB", "RGBA")
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,38 @@ def open_image(file: str | Path | bytes, name: str | None = None) -> Image.Image
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def open_mask(file: str | Path | bytes, name: str | None = None) -> np.ndarray:
+def open_mask(file: str | Path | bytes, name: str | None = None, colours: bool = False) -> np.ndarray:
     """
     Reads the raw values of a mask: palette indices, 1- to 16-bit grey values or 32-bit integers, as they are stored.
+
+    Args:
+        file (`str`, `Path` or `bytes`): the file, or its encoded content.
+        name (`str`, *optional*): what to call it in an error message; needed for bytes.
+        colours (`bool`, defaults to `False`): read colours `0xRRGGBB`, those of the palette where there is one.
 
     Returns:
         `numpy.ndarray` of shape `(height, width)`, uint8 or int32.
 
     Raises:
-        InputError: as for [`open_image`]; also for colour masks and for JPEG files, whose compression changes labels.
+        InputError: as for [`open_image`]; also for JPEG files, whose compression changes labels, for colours that were
+            not asked for, and for transparent ones.
     """
     name = name or str(file)
-    mask = _read(file, name, is_mask=True)
+    mask = _read(file, name, is_mask=True, colours=colours)
     values = np.asarray(mask)
+    if colours:
+        red, green, blue = (values[..., channel].astype(np.int32) for channel in range(3))
+        return red << 16 | green << 8 | blue
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def holds_colours(file: str | Path | bytes) -> bool:
+    """Whether a mask is an image of colours, by its header alone; `False` where it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            return image.mode in _COLOUR_MASK_MODES
+    except (OSError, SyntaxError, ValueError):
+        return False  # opened later, with an error that names the file
 
 
 def check_sizes(image: Image.Image, mask: np.ndarray, image_name: str, mask_name: str) -> None:
@@ -101,12 +120,12 @@ def check_sizes(image: Image.Image, mask: np.ndarray, image_name: str, mask_name
         )
 
 
-def _read(file: str | Path | bytes, name: str, is_mask: bool = False) -> Image.Image:
+def _read(file: str | Path | bytes, name: str, is_mask: bool = False, colours: bool = False) -> Image.Image:
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             stretch = 1
             if is_mask:
-                _check_mask(image, name)
+                _check_mask(image, name, colours)
                 stretch = _grey_stretch(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
@@ -120,19 +139,29 @@ def _read(file: str | Path | bytes, name: str, is_mask: bool = False) -> Image.I
         raise InputError(f"{name}: cannot be read ({reason}); replace or remove the file") from error
     if not is_mask:
         return image
+    if colours:
+        return _without_alpha(image, name).convert("RGB")
     if stretch > 1:
         return image.point(lambda value: value // stretch)
     return image.convert("I") if image.mode.startswith("I;16") else image
 
 
-def _check_mask(mask: Image.Image, name: str) -> None:
+def _check_mask(mask: Image.Image, name: str, colours: bool) -> None:
     if mask.format == "JPEG":
         raise InputError(f"{name}: a JPEG mask does not keep its labels exactly; save it as PNG")
-    if mask.mode not in _INTEGER_MASK_MODES:
+    if colours and mask.mode not in ("L", "P", "1", *_COLOUR_MASK_MODES):
+        raise InputError(f"{name}: the mask has mode {mask.mode}, but --mask_values gives colours; give its values")
+    if not colours and mask.mode not in _INTEGER_MASK_MODES:
         raise InputError(
-            f"{name}: the mask has mode {mask.mode}, but colours are no class indices; save an 8-bit grey or palette "
-            "PNG whose values are the classes"
+            f"{name}: the mask has mode {mask.mode}, but colours are no class indices; say by --mask_values which "
+            "colour is which class, such as --mask_values '#000000,#ffffff', or save an 8-bit PNG of class indices"
         )
+
+
+def _without_alpha(mask: Image.Image, name: str) -> Image.Image:
+    if mask.has_transparency_data and mask.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        raise InputError(f"{name}: the mask is transparent in places; save it without an alpha channel")
+    return mask
 
 
 def _grey_stretch(mask: Image.Image) -> int:

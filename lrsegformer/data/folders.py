@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ import numpy as np
 from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
 from lrsegformer.data.classes.names import read_class_names
-from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
+from lrsegformer.data.classes.options import label_space_of_masks
+from lrsegformer.data.examples import DataSource, Example, check_sizes, holds_colours, open_image, open_mask
 from lrsegformer.data.files.pairing import is_image, pair_files
-from lrsegformer.data.labels import LabelSpace, space_of_masks
+from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
 
 _SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "valid")}
@@ -21,25 +21,37 @@ _SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "
 class MaskFolderSource:
     """
     Pairs of image and mask files below two folders; see [`~lrsegformer.data.files.pairing.pair_files`].
+
+    Attributes:
+        has_colours (`bool`): whether masks are read as colours; `False` until it is set.
     """
 
     def __init__(
         self, images: str | Path, masks: str | Path, image_suffix: str | None = None, mask_suffix: str | None = None
     ):
         self.pairs = pair_files(Path(images), Path(masks), image_suffix, mask_suffix)
+        self.has_colours = False
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Example:
         image_file, mask_file = self.pairs[index]
-        image, mask = open_image(image_file), open_mask(mask_file)
+        image, mask = open_image(image_file), self.mask(index)
         check_sizes(image, mask, str(image_file), str(mask_file))
         return Example(image, mask, str(mask_file))
 
-    def masks(self) -> Iterator[np.ndarray]:
-        """Yields the raw masks alone, without opening the images."""
-        return (open_mask(mask_file) for _, mask_file in self.pairs)
+    def mask(self, index: int) -> np.ndarray:
+        """The raw mask alone, without opening the image."""
+        return open_mask(self.pairs[index][1], colours=self.has_colours)
+
+    def mask_name(self, index: int) -> str:
+        """The file, for messages."""
+        return str(self.pairs[index][1])
+
+    def is_coloured(self) -> bool:
+        """Whether the first mask is an image of colours."""
+        return holds_colours(self.pairs[0][1])
 
 
 class ClassFolderSource:
@@ -63,6 +75,10 @@ class ClassFolderSource:
     def __getitem__(self, index: int) -> Example:
         file, class_index = self.files[index]
         return Example(open_image(file), class_index, str(file))
+
+    def class_indices(self) -> np.ndarray:
+        """The class of every image, without opening one."""
+        return np.array([index for _, index in self.files], dtype=np.int64)
 
 
 def load_mask_folders(arguments: DataArguments) -> DataSource:
@@ -88,17 +104,8 @@ def load_mask_folders(arguments: DataArguments) -> DataSource:
     suffixes = arguments.image_suffix, arguments.mask_suffix
     train, validation = MaskFolderSource(*folders[:2], *suffixes), MaskFolderSource(*folders[2:], *suffixes)
     is_ade20k = (root / "objectInfo150.csv").is_file() or train.pairs[0][0].stem.startswith(("ADE_train_", "ADE_val_"))
-    reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
-    if arguments.class_names is not None:
-        space = LabelSpace(read_class_names(arguments.class_names).names, arguments.ignore_label, reduce_zero_label)
-    elif is_ade20k:
-        space = LabelSpace(ADE20K_NAMES, arguments.ignore_label, reduce_zero_label)
-    else:
-        masks = (mask for source in (train, validation) for mask in source.masks())
-        space = space_of_masks(
-            masks, len(train) + len(validation), arguments.ignore_label, reduce_zero_label, str(root)
-        )
-    return DataSource(train, validation, space, name)
+    known = (ADE20K_NAMES, True) if is_ade20k else (None, False)
+    return DataSource(train, validation, label_space_of_masks(arguments, train, validation, str(root), *known), name)
 
 
 def load_class_folders(arguments: DataArguments) -> DataSource:

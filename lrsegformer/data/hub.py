@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ import numpy as np
 from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.classes.names import read_class_names
-from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
+from lrsegformer.data.classes.options import label_space_of_masks
+from lrsegformer.data.examples import DataSource, Example, check_sizes, holds_colours, open_image, open_mask
 from lrsegformer.data.hub_access import load_splits
-from lrsegformer.data.labels import LabelSpace, space_of_masks
+from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class HubSource:
         name (`str`): data set and split, for messages.
         image_column, label_column (`str`): columns of the image and of the mask or class.
         classes (`tuple[str, ...]`, *optional*): the strings of a label column of strings, in the order of the index.
+
+    Attributes:
+        has_colours (`bool`): whether masks are read as colours; `False` until it is set.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class HubSource:
             rows = rows.cast_column(label_column, Image(decode=False))
         self.rows, self.name, self.image_column, self.label_column = rows, name, image_column, label_column
         self.classes = {label: index for index, label in enumerate(classes)} if classes else None
+        self.has_colours = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,15 +73,31 @@ class HubSource:
         image = open_image(_content(row[self.image_column], name), name)
         if not self.has_masks:
             return Example(image, self._class_index(row[self.label_column], name), name)
-        mask = open_mask(_content(row[self.label_column], name), f"{name} ({self.label_column})")
-        check_sizes(image, mask, name, f"{name} ({self.label_column})")
+        mask = open_mask(_content(row[self.label_column], name), self.mask_name(index), self.has_colours)
+        check_sizes(image, mask, name, self.mask_name(index))
         return Example(image, mask, name)
 
-    def masks(self) -> Iterator[np.ndarray]:
-        """Yields the raw masks alone, without decoding the images."""
-        for index, row in enumerate(self.rows.select_columns([self.label_column])):
-            name = f"{self.name} row {index} ({self.label_column})"
-            yield open_mask(_content(row[self.label_column], name), name)
+    def mask(self, index: int) -> np.ndarray:
+        """The raw mask alone, without reading the image."""
+        name = self.mask_name(index)
+        return open_mask(self._mask_content(index), name, self.has_colours)
+
+    def mask_name(self, index: int) -> str:
+        """Row and column, for messages."""
+        return f"{self.name} row {index} ({self.label_column})"
+
+    def is_coloured(self) -> bool:
+        """Whether the first mask is an image of colours."""
+        return holds_colours(self._mask_content(0))
+
+    def _mask_content(self, index: int) -> bytes | Path:
+        row = self.rows.select_columns([self.label_column])[int(index)]
+        return _content(row[self.label_column], self.mask_name(index))
+
+    def class_indices(self) -> np.ndarray:
+        """The class of every row, without reading an image."""
+        labels = self.rows.select_columns([self.label_column])[:][self.label_column]
+        return np.array([self._class_index(label, self.name) for label in labels], dtype=np.int64)
 
     def _class_index(self, value: Any, name: str) -> int:
         if self.classes is None:
@@ -181,14 +201,8 @@ def _label_space(
                 f"--class_names: {len(given)} names for the {len(names)} classes of {dataset_id}; give all"
             )
         return LabelSpace(given)
-    is_ade20k = dataset_id == ADE20K_ID
-    reduce_zero_label = is_ade20k if arguments.reduce_zero_label is None else arguments.reduce_zero_label
-    if arguments.class_names:
-        return LabelSpace(read_class_names(arguments.class_names).names, arguments.ignore_label, reduce_zero_label)
-    if is_ade20k:
-        return LabelSpace(ADE20K_NAMES, arguments.ignore_label, reduce_zero_label)
-    masks = (mask for source in (train, validation) for mask in source.masks())
-    return space_of_masks(masks, len(train) + len(validation), arguments.ignore_label, reduce_zero_label, dataset_id)
+    known = (ADE20K_NAMES, True) if dataset_id == ADE20K_ID else (None, False)
+    return label_space_of_masks(arguments, train, validation, dataset_id, *known)
 
 
 def _content(cell: dict[str, Any] | None, name: str) -> bytes | Path:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from lrsegformer.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 _INVALID = -1  # never a class and never an ignore index
 
@@ -28,6 +24,10 @@ class LabelSpace:
         names (`tuple[str, ...]`): one name a class, in the order of the class index.
         ignore_label (`int`, *optional*): the raw mask value that means void, besides 255.
         reduce_zero_label (`bool`, defaults to `False`): raw 0 means void, and raw value v > 0 is class v - 1.
+        mask_values (`tuple[tuple[int, int | None], ...]`, *optional*):
+            Raw values and their class index, `None` for void, in place of the rule that a value is its class. 255
+            stays void where it is not among them; other values are an error.
+        colours (`bool`, defaults to `False`): raw values are colours, `0xRRGGBB`, and 255 is none that means void.
 
     Raises:
         InputError: fewer than two classes, or a name that stands twice.
@@ -36,6 +36,8 @@ class LabelSpace:
     names: tuple[str, ...]
     ignore_label: int | None = None
     reduce_zero_label: bool = False
+    mask_values: tuple[tuple[int, int | None], ...] | None = None
+    colours: bool = False
 
     def __post_init__(self):
         if len(self.names) < 2:
@@ -80,6 +82,8 @@ class LabelSpace:
             InputError: a value is neither a class nor void.
         """
         low, high = int(raw.min(initial=0)), int(raw.max(initial=0))
+        if self.mask_values is not None and (self.colours or high - low > 65535):
+            return self._encode_colours(raw, where)
         if high - low > 65535:
             raise self._outside(high if high > 65535 else low, where)
         table, encoding = _encoding_tables(self, low, high)
@@ -92,6 +96,14 @@ class LabelSpace:
             encoding = table.astype(self.mask_dtype)
         return encoding.take(indices)
 
+    def _encode_colours(self, raw: np.ndarray, where: str) -> np.ndarray:
+        values, codes = _mapped_codes(self)
+        places = np.searchsorted(values, raw).clip(max=len(values) - 1)
+        is_invalid = values.take(places) != raw
+        if is_invalid.any():
+            raise self._outside(int(raw[is_invalid][0]), where)
+        return codes.take(places)
+
     def encode_class(self, index: int, where: str) -> int:
         """Returns a class index unchanged, or raises `InputError` when it is not one of the classes."""
         if not 0 <= index < self.num_labels:
@@ -102,6 +114,13 @@ class LabelSpace:
         return index
 
     def _outside(self, value: int, where: str) -> InputError:
+        if self.mask_values is not None:
+            known = [show_value(number, self.colours) for number in _mapped_codes(self)[0].tolist()]
+            return InputError(
+                f"{where}: mask {'colour' if self.colours else 'value'} {show_value(value, self.colours)} is none of "
+                f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}; correct the mask, or add the value to "
+                "--mask_values (null for void)"
+            )
         first = int(self.reduce_zero_label)
         void = [0] * self.reduce_zero_label + [255] * (self.num_labels <= 255)
         void += [self.ignore_label] * (self.ignore_label is not None)
@@ -109,7 +128,7 @@ class LabelSpace:
         return InputError(
             f"{where}: mask value {value} is outside the {self.num_labels} classes ({first}.."
             f"{first + self.num_labels - 1}; void: {shown}); correct the mask, or set --ignore_label, "
-            "--reduce_zero_label or --class_names"
+            "--mask_values, --reduce_zero_label or --class_names"
         )
 
 
@@ -132,44 +151,26 @@ def _encoding_tables(space: LabelSpace, low: int, high: int) -> tuple[np.ndarray
         void |= raw == space.ignore_label
     table = np.where((classes >= 0) & (classes < space.num_labels), classes, _INVALID)
     table = np.where(void, space.ignore_index, table).astype(np.int16)
+    if space.mask_values is not None:
+        values, codes = _mapped_codes(space)
+        is_near = (values >= low) & (values <= high)
+        table = np.full(len(raw), _INVALID, dtype=np.int16)
+        table[values[is_near] - low] = codes[is_near]
     return table, None if (table == _INVALID).any() else table.astype(space.mask_dtype)
 
 
-def space_of_masks(
-    masks: Iterable[np.ndarray], count: int, ignore_label: int | None, reduce_zero_label: bool, where: str
-) -> LabelSpace:
-    """
-    Builds a label space from the values that the masks of a data set use, with the names `class_0`, `class_1`, ...
+@lru_cache(maxsize=64)
+def _mapped_codes(space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
+    """The raw values that a space with `mask_values` knows, sorted, and the code of each in the masks' type."""
+    table = {} if space.colours or space.num_labels > 255 else {255: None}
+    table |= dict(space.mask_values or ())
+    if space.ignore_label is not None:
+        table[space.ignore_label] = None
+    values = sorted(table)
+    codes = [space.ignore_index if table[value] is None else table[value] for value in values]
+    return np.array(values, dtype=np.int32), np.array(codes, dtype=space.mask_dtype)
 
-    A class keeps its raw value as its index, so values that never occur become classes without pixels.
 
-    Args:
-        masks (iterable of `numpy.ndarray`): raw masks of all splits.
-        count (`int`): how many there are, for the progress bar.
-        where (`str`): the data set, for messages.
-
-    Raises:
-        InputError: fewer than two classes are found, or more than 1000 (the masks then hold something else).
-    """
-    from tqdm.auto import tqdm
-
-    values: set[int] = set()
-    for mask in tqdm(masks, total=count, desc="finding the classes in the masks", unit="mask"):
-        values.update(
-            np.flatnonzero(np.bincount(mask.ravel())).tolist() if mask.dtype == np.uint8 else np.unique(mask).tolist()
-        )
-    used = sorted(values - {255, ignore_label} - ({0} if reduce_zero_label else set()))
-    num_labels = used[-1] + 1 - int(reduce_zero_label) if used else 0
-    if used and used[0] < 0 or not 2 <= num_labels <= 1000:
-        shown = ", ".join(str(value) for value in sorted(values)[:8])
-        raise InputError(
-            f"{where}: the masks hold the values {shown}{', ...' if len(values) > 8 else ''}, which are no class "
-            "indices 0, 1, 2, ... (255 is void); rewrite the masks or give --class_names"
-        )
-    logger.warning(
-        "%s: found %d classes in the masks and named them class_0 to class_%d; --class_names gives them names",
-        where,
-        num_labels,
-        num_labels - 1,
-    )
-    return LabelSpace(tuple(f"class_{index}" for index in range(num_labels)), ignore_label, reduce_zero_label)
+def show_value(value: int, is_colour: bool) -> str:
+    """A raw mask value for a message: a colour as `#rrggbb`."""
+    return f"#{value:06x}" if is_colour else str(value)

@@ -94,6 +94,8 @@ def load_data(
         count = min(arguments.max_eval_samples, len(source.validation))
         eval_indices = np.arange(count) * len(source.validation) // count
     space = source.label_space
+    if not is_digits:
+        _check_labels(source, task, train_indices, eval_indices)
     return DataSplits(
         train=ImageDataset(source.train, space, train_transform, seed, train_indices),
         validation=ImageDataset(source.validation, space, eval_transform, seed, eval_indices),
@@ -104,6 +106,21 @@ def load_data(
         eval_size=eval_size,
         processor=processor,
     )
+
+
+def _check_labels(
+    source: DataSource, task: Task, train_indices: np.ndarray | None, eval_indices: np.ndarray | None
+) -> None:
+    from lrsegformer.data.classes.survey import check_classes, check_masks, survey_masks
+
+    splits = (("training", source.train, train_indices), ("validation", source.validation, eval_indices))
+    where, space = source.dataset_name, source.label_space
+    if task == "segmentation":
+        check_masks([survey_masks(images, space, split, used) for split, images, used in splits], space, where)
+        return
+    for split, images, used in splits:
+        classes = images.class_indices()
+        check_classes(classes if used is None else classes[used], space, split, len(classes), where)
 
 
 def _open_source(arguments: DataArguments, task: str, seed: int, image_size: int) -> DataSource:

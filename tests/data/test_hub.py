@@ -73,6 +73,30 @@ def test_other_segmentation_sets_are_scanned_or_named(hub_of):
     assert hub.load_hub(named, "segmentation").label_space.names[-1] == "u"
 
 
+def test_values_and_colours_of_masks_by_option(hub_of):
+    hub_of(train=segmentation_rows(((0, 255), (0, 0))), validation=segmentation_rows(((0, 255), (0, 0))))
+    for options in ({"class_names": "lesion"}, {"class_names": "none,lesion", "mask_values": "0,255"}):
+        source = hub.load_hub(DataArguments(dataset="a/b", **options), "segmentation")
+        example = source.train[0]
+        assert source.label_space.encode_mask(example.target, example.name).tolist() == [[0, 1], [0, 0]]
+    colours = np.zeros((2, 2, 3), dtype=np.uint8)
+    colours[0, 1] = (255, 128, 0)
+    hub_of(train=segmentation_rows(colours), validation=segmentation_rows(colours))
+    source = hub.load_hub(DataArguments(dataset="a/b", mask_values='{"#000000":"p","#ff8000":"q"}'), "segmentation")
+    assert source.label_space.encode_mask(source.validation[0].target, "m").tolist() == [[0, 1], [0, 0]]
+    with pytest.raises(InputError, match=r"a/b train row 0 \(annotation\): the mask has mode RGB.*--mask_values"):
+        hub.load_hub(DataArguments(dataset="a/b", class_names="p,q"), "segmentation").train[0]
+
+
+def test_classes_of_all_rows_without_images(hub_of):
+    hub_of(
+        train=class_rows(["dog", "cat"], datasets.Value("string")),
+        validation=class_rows(["cat"], datasets.Value("string")),
+    )
+    source = hub.load_hub(DataArguments(dataset="a/b"), "classification")
+    assert source.train.class_indices().tolist() == [1, 0] and source.validation.class_indices().tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("labels", "feature", "names"),
     [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrsegformer.data.ade20k import ADE20K_NAMES
-from lrsegformer.data.labels import LabelSpace, space_of_masks
+from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
 
 
@@ -95,15 +95,33 @@ def test_names_are_unique_and_at_least_two():
     assert (space.id2label, space.label2id) == ({0: "sky", 1: "road"}, {"sky": 0, "road": 1})
 
 
-def test_scanning_masks_counts_up_to_the_largest_value(caplog):
-    masks = [np.array([[0, 3]], np.uint8), np.array([[255, 11]], np.uint8)]
-    space = space_of_masks(masks, 2, 11, False, "here")
-    assert (space.names, space.ignore_label) == (("class_0", "class_1", "class_2", "class_3"), 11)
-    assert "4 classes" in caplog.text
-    assert space_of_masks([np.array([[0, 1, 4]], np.int32)], 1, None, True, "here").num_labels == 4
+def test_mapped_values_and_what_is_none_of_them():
+    space = LabelSpace(("background", "lesion"), mask_values=((0, 0), (255, 1), (128, None)))
+    encoded = space.encode_mask(np.array([[0, 128, 255]], dtype=np.uint8), "m")
+    assert (encoded.tolist(), encoded.dtype) == ([[0, 255, 1]], np.uint8)
+    with pytest.raises(InputError, match=r"m\.png: mask value 7 is none of 0, 128, 255.*--mask_values"):
+        space.encode_mask(np.array([[0, 7]], dtype=np.uint8), "m.png")
+    unmapped_void = LabelSpace(("a", "b"), ignore_label=9, mask_values=((3, 0), (70000, 1)))
+    assert unmapped_void.encode_mask(np.array([[3, 9, 255, 70000]]), "m").tolist() == [[0, 255, 255, 1]]
 
 
-@pytest.mark.parametrize("values", [[0, 255], [255], [0, 5000], [-7, 3]])
-def test_scanning_refuses_what_is_no_class_index(values):
-    with pytest.raises(InputError, match="here: the masks hold the values"):
-        space_of_masks([np.array([values], dtype=np.int32)], 1, None, False, "here")
+def test_colours_are_values_of_24_bits():
+    space = LabelSpace(("sky", "road"), mask_values=((0x4682B4, 0), (0x0000FF, 1), (0, None)), colours=True)
+    assert space.encode_mask(np.array([[0, 0xFF, 0x4682B4]]), "m").tolist() == [[255, 1, 0]]
+    with pytest.raises(InputError, match="mask colour #0000fe is none of #000000, #0000ff, #4682b4"):
+        space.encode_mask(np.array([[0xFE]]), "m")
+
+
+@given(
+    mapping=st.dictionaries(st.integers(-3, 70_000), st.sampled_from([0, 1, 2, None]), min_size=1, max_size=6),
+    data=st.data(),
+)
+def test_mapping_follows_its_definition(mapping, data):
+    space = LabelSpace(names(3), mask_values=tuple(mapping.items()))
+    known = {255: None, **mapping}
+    values = data.draw(st.lists(st.sampled_from([*known]), min_size=1, max_size=8))
+    expected = [255 if known[value] is None else known[value] for value in values]
+    assert space.encode_mask(np.array([values], dtype=np.int32), "m").tolist() == [expected]
+    other = data.draw(st.integers(-5, 70_005).filter(lambda value: value not in known))
+    with pytest.raises(InputError, match=f"mask value {other} is none of"):
+        space.encode_mask(np.array([[*values, other]], dtype=np.int32), "m")

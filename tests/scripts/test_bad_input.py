@@ -203,14 +203,14 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_begun_anew(
     run_script, pairs, tiny, tmp_path, monkeypatch, caplog
 ):
     """And a mistake in the data, through the script."""
-    file = pairs / "annotations" / "training" / "0.png"
+    file = pairs / "images" / "training" / "0.png"
     right = file.read_bytes()
-    Image.fromarray(np.full((40, 40), 7, dtype=np.uint8)).save(file)
+    Image.new("RGB", (30, 40)).save(file)
     options = ["--dataset", str(pairs), "--class_names", "a,b", *tiny, "--max_steps", "2", "--output_dir", "out"]
     process = run_script("finetune_seg.py", *options, folder=tmp_path)
     errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
     assert process.returncode == 2 and len(errors) == 1 and "Traceback" not in process.stderr
-    assert_words(errors[0], file, "value 7")
+    assert_words(errors[0], file, "30x40")
 
     file.write_bytes(right)
     monkeypatch.chdir(tmp_path)

@@ -66,11 +66,6 @@ def parse_colour(value: Any) -> int | None:
     return red << 16 | green << 8 | blue
 
 
-def show_colour(colour: int) -> str:
-    """`#rrggbb`."""
-    return f"#{colour:06x}"
-
-
 def column_key(title: Any) -> str:
     """The title of a column as it is compared: `Class Name`, `class-name` and `class_name` are one."""
     return re.sub(r"[\s\-]+", "_", str(title).strip().strip("\"'?").lower())

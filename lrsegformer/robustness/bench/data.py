@@ -117,7 +117,7 @@ def _other_masks(
         raise InputError(f"--shifted {name}: a second data set for segmentation is given as {name}=FOLDER")
     # What these options say is true of the main data set; here the mapping file says what is void.
     of_main = (
-        *("class_names", "ignore_label", "reduce_zero_label", "image_suffix", "mask_suffix"),
+        *("class_names", "ignore_label", "reduce_zero_label", "mask_values", "image_suffix", "mask_suffix"),
         *("max_train_samples", "max_eval_samples"),
     )
     unset = dict.fromkeys((*FOLDER_OPTIONS, *of_main))
