@@ -20,14 +20,13 @@ bench() {
 }
 
 on_tiny_imagenet() {
-    bench --models runs/tiny_baseline runs/tiny_stable_softplus --dataset "$data/tiny_imagenet10" --validation_split val \
-        --image_size 64 "$@"
+    bench --models runs/tiny_baseline runs/tiny_stable_softplus --dataset "$data/tiny_imagenet10" --validation_split val "$@"
 }
 
 on_camvid() {
     bench --train_images "$data/camvid/train" --train_masks "$data/camvid/trainannot" \
         --validation_images "$data/camvid/val" --validation_masks "$data/camvid/valannot" \
-        --class_names $classes --ignore_label 11 --image_size 256 --eval_size 360 --batch_size 1 "$@"
+        --class_names $classes --ignore_label 11 --batch_size 1 "$@"
 }
 
 case ${1:-} in

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from lrsegformer.errors import InputError
 
+# The built-in data set.
+DIGITS = "digits"
 # SegFormer's first stage, at a quarter of the resolution, reduces its keys by 8 and needs one whole window for that.
 SMALLEST_INPUT = 29
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrsegformer.choices import Task
-from lrsegformer.data.arguments import DataArguments
+from lrsegformer.data.arguments import DIGITS, DataArguments
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lrsegformer.data.dataset import ImageDataset, Transform
     from lrsegformer.data.examples import DataSource
 
-DIGITS = "digits"
 _DIGITS_TRAIN, _DIGITS_VALIDATION = 2000, 200
 _IMAGE_SIZES = {"segmentation": 512, "classification": 224}
 _DIGITS_IMAGE_SIZES = {"segmentation": 128, "classification": 64}

@@ -62,7 +62,7 @@ def models(make_model, tmp_path_factory):
     }
     for name, model in made.items():
         model.save_pretrained(root / name)
-        SegformerImageProcessorPil().save_pretrained(root / name)
+        SegformerImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(root / name)
     return {name: str(root / name) for name in made}
 
 
@@ -199,7 +199,8 @@ def test_run_on_classification(run_script, models, tmp_path):
     assert files == set(expected.split())
     assert len(list((tmp_path / "report" / "sheets").glob("*.png"))) == 4
     (subset,) = (tmp_path / "report" / "subsets").iterdir()
-    assert subset.stem == report["subset"] and len(subset.read_text().splitlines()) == 4
+    assert subset.stem == report["inputs"]["digits"]["subset"] == report["inputs"]["orthogonal"]["subset"]
+    assert len(subset.read_text().splitlines()) == 4
 
     # The report's own configuration says the same again, and nothing is computed twice.
     before = (tmp_path / "report" / "cells.jsonl").read_bytes()

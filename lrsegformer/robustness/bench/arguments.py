@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from lrsegformer.attacks.registry import ATTACKS, followers, names_where, what_attacks_do
 from lrsegformer.choices import NORMS
-from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
+from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS, DataArguments
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.shift.corruption_names import SEVERITIES, corruption_names
@@ -31,6 +31,25 @@ class BenchDataArguments(DataArguments):
             f"{DEFAULT_SUBSET}; the tables say how many of how many."
         },
     )
+
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the images that `digits` are made with (128 and 64 by default)."}
+    )
+    eval_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Score all models at this size, as in training's --eval_size. Default: each model's inputs are "
+            "made by the image processor saved with it, as for the scores of its run."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image_size is not None and self.dataset != DIGITS:
+            raise InputError(
+                f"--image_size {self.image_size} is the side of training crops, and models are scored on the inputs "
+                "that their saved image processors make: leave it out, or give --eval_size"
+            )
 
     @property
     def lacks_training_folders(self) -> bool:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate.utils import broadcast_object_list
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.data import DataSplits
+from lrsegformer.data.processor import input_definition, input_size, normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.extras import install_name, require
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments, attack_conditions
@@ -24,11 +26,18 @@ from lrsegformer.robustness.bench.checkpoints import (
     check_classes,
     find_checkpoints,
     load_checkpoint,
-    load_processor,
     proven_bound,
+    scoring_processor,
     weights_fingerprint,
 )
-from lrsegformer.robustness.bench.data import corrupted, open_splits, shifted_sets, training_subset, validation_subset
+from lrsegformer.robustness.bench.data import (
+    corrupted,
+    open_splits,
+    prepared_by,
+    shifted_sets,
+    training_subset,
+    validation_subset,
+)
 from lrsegformer.robustness.bench.measuring import measure
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.conditions import Condition
@@ -74,29 +83,42 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
         for checkpoint in checkpoints:
             check_classes(checkpoint, splits.label_space.names, splits.dataset_name)
             # Read once before anything is computed: a broken file of the last model must not be found after hours.
-            load_processor(checkpoint)
             load_checkpoint(checkpoint)
-        data = validation_subset(splits, task, data_arguments.max_eval_samples, arguments.seed)
-        tasks = plan(arguments, data_arguments, splits, task, data)
+        processors = {one.label: scoring_processor(one, data_arguments.eval_size) for one in checkpoints}
+        # Models whose processors prepare images alike share them.
+        plans: dict[str, list[Task]] = {}
+        for processor in processors.values():
+            if input_definition(processor) not in plans:
+                prepared = prepared_by(processor, splits, data_arguments.score_at)
+                plans[input_definition(processor)] = plan(arguments, data_arguments, prepared, task)
     file = CellFile(arguments.output_dir)
     finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
     setting = {"seed": arguments.seed, "versions": _versions(packages), "score_at": data_arguments.score_at}
-    subsets = {scored.subset.fingerprint: scored.subset.names for _, scored in tasks if scored.clean is None}
+    subsets = {
+        scored.subset.fingerprint: scored.subset.names
+        for tasks in plans.values()
+        for _, scored in tasks
+        if scored.clean is None
+    }
+    data = next(iter(plans.values()))[0][1]
     context = {
         "task": task,
         "dataset": splits.dataset_name,
         "images": len(data.subset),
         "of": data.subset.total,
-        "subset": data.subset.fingerprint,
         "class_names": list(data.names),
+        "inputs": {},
         "bounds": {},
         **setting,
     }
     cells: list[dict[str, Any]] = []
     report = None
     for checkpoint in checkpoints:
-        model = prepare_model(checkpoint)
+        processor = processors[checkpoint.label]
+        tasks = plans[input_definition(processor)]
+        model = prepare_model(checkpoint, processor)
         context["bounds"][checkpoint.label] = model.bound
+        context["inputs"][checkpoint.label] = {"size": model.input_size, "subset": tasks[0][1].subset.fingerprint}
         for number, (condition, data) in enumerate(tasks, start=1):
             cell, is_new = score_cell(model, condition, data, arguments, setting["versions"], finished, file)
             took = f"{cell['seconds']:.1f} s" if is_new else "finished before"
@@ -114,9 +136,9 @@ def plan(
     data_arguments: BenchDataArguments,
     splits: DataSplits,
     task: str,
-    data: ScoredData,
 ) -> list[Task]:
-    """Every condition with its images, in the order of the tables."""
+    """Every condition with its images, in the order of the tables; the first is the clean validation subset."""
+    data = validation_subset(splits, task, data_arguments.max_eval_samples, arguments.seed)
     tasks: list[Task] = [(Condition("clean"), data)]
     attacks = attack_conditions(arguments)
     if attacks:
@@ -141,23 +163,26 @@ def needed_packages(arguments: RobustnessArguments) -> list[str]:
 
 
 class PreparedModel(NamedTuple):
-    """A model on its device, what tables call it, the fingerprint of its weights, and the proven bound of its head."""
+    """
+    A model on its device, what tables call it, the fingerprint of its weights, the size of its input in words, and the
+    proven bound of its head.
+    """
 
     label: str
     model: PixelModel
     weights: str
+    input_size: str
     bound: dict[str, Any] | None
 
 
-def prepare_model(checkpoint: Checkpoint) -> PreparedModel:
+def prepare_model(checkpoint: Checkpoint, processor: BaseImageProcessor) -> PreparedModel:
     """Load a checkpoint and make it ready for attacks."""
     stock_or_ours = load_checkpoint(checkpoint)
-    processor = load_processor(checkpoint)
     # Before the model is merged: both are of what the files hold.
-    weights = weights_fingerprint(stock_or_ours, [processor.image_mean, processor.image_std])
+    weights = weights_fingerprint(stock_or_ours, normalisation(processor))
     bound = proven_bound(stock_or_ours)
     model = PixelModel(stock_or_ours, processor).to(processes().device).eval()
-    return PreparedModel(checkpoint.label, model, weights, bound)
+    return PreparedModel(checkpoint.label, model, weights, input_size(processor), bound)
 
 
 def score_cell(
@@ -177,14 +202,15 @@ def score_cell(
     options = _numbers_hang_on(arguments, condition, data)
     key = cell_key(model.weights, data.subset.fingerprint, condition, options)
     if key in finished:
-        # The same weights may go by another name now.
-        return {**finished[key], "model": model.label}, False
+        # The same weights may go by another name now, and earlier cells do not say their input.
+        return {**finished[key], "model": model.label, "input": model.input_size}, False
     state, start = processes(), time.monotonic()
     results, samples = measure(Run(model.model, data, arguments.seed, arguments.batch_size), condition)
     cell = {
         "key": key,
         "model": model.label,
         "weights": model.weights,
+        "input": model.input_size,
         "condition": asdict(condition),
         "num_labels": data.num_labels,
         "class_names": list(data.names),

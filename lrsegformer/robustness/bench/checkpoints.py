@@ -19,9 +19,10 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     PretrainedConfig,
     PreTrainedModel,
-    SegformerImageProcessorPil,
 )
+from transformers.image_processing_utils import BaseImageProcessor
 
+from lrsegformer.data.processor import build_processor, load_processor, normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.task import task_of_config
@@ -129,20 +130,23 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
     return model.eval()
 
 
-def load_processor(checkpoint: Checkpoint) -> SegformerImageProcessorPil:
+def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImageProcessor:
     """
-    What says how images are normalised.
+    What makes a model's inputs: the processor saved with it, or one of ours for `eval_size` with its normalisation.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: the checkpoint has none.
     """
     try:
-        return SegformerImageProcessorPil.from_pretrained(checkpoint.name)
-    except OSError as error:
+        processor = load_processor(checkpoint.name)
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"--models {checkpoint.name} has no preprocessor_config.json, which says how images are normalised: give "
+            f"--models {checkpoint.name} has no preprocessor_config.json that says how images become inputs: give "
             f"the folder of a finished run ({str(error).splitlines()[0]})"
         ) from None
+    if eval_size is None:
+        return processor
+    return build_processor(checkpoint.task, eval_size, *normalisation(processor))
 
 
 def weights_fingerprint(model: PreTrainedModel, statistics: Sequence[Sequence[float]]) -> str:

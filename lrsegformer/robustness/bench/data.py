@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from transformers.image_processing_utils import BaseImageProcessor
+
 from lrsegformer.data import DataSplits, load_data
-from lrsegformer.data.arguments import FOLDER_OPTIONS
+from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS
 from lrsegformer.data.dataset import ImageDataset
 from lrsegformer.data.labels import LabelSpace
-from lrsegformer.data.loading import DIGITS
+from lrsegformer.data.processor import without_normalising
+from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench.arguments import DEFAULT_SUBSET, BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.bench.runs import ScoredData
@@ -28,16 +31,25 @@ from lrsegformer.robustness.shift.data_sets import (
 from lrsegformer.robustness.shift.file_list import listed_images
 from lrsegformer.robustness.subset import choose_indices, survey
 
-# Pixels stay in [0, 1]: each model normalises by its own statistics.
-_MEAN, _STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+# Images are prepared by the models' own processors ([`prepared_by`]); these statistics reach nothing.
+_UNUSED_STATISTICS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 def open_splits(arguments: BenchDataArguments, task: str, seed: int) -> DataSplits:
-    """Both splits in full (of the built-in digits, as many as are asked for), with pixels in [0, 1]."""
+    """Both splits in full (of the built-in digits, as many as are asked for)."""
     arguments = arguments.with_training_folders()
     if arguments.dataset != DIGITS:
         arguments = replace(arguments, max_eval_samples=None, max_train_samples=None)
-    return load_data(arguments, task, seed, _MEAN, _STD)
+    return load_data(arguments, task, seed, *_UNUSED_STATISTICS)
+
+
+def prepared_by(processor: BaseImageProcessor, splits: DataSplits, score_at: str) -> DataSplits:
+    """
+    The splits with validation images as a model's processor makes them, but for the normalisation, which is part of
+    what is attacked: pixels stay in [0, 1].
+    """
+    transform = EvaluationTransform(without_normalising(processor), resize_labels=score_at == "resized")
+    return replace(splits, validation=splits.validation.with_transform(transform))
 
 
 def validation_subset(splits: DataSplits, task: str, count: int | None, seed: int) -> ScoredData:
@@ -47,7 +59,7 @@ def validation_subset(splits: DataSplits, task: str, count: int | None, seed: in
 
 def training_subset(splits: DataSplits, task: str, count: int | None, seed: int) -> ScoredData:
     """As many training images, made ready as validation images are: without augmentation."""
-    train = ImageDataset(splits.train.source, splits.label_space, splits.validation.transform, seed)
+    train = splits.train.with_transform(splits.validation.transform)
     return _subset_of(train, splits.label_space, task, count, seed)
 
 
@@ -118,11 +130,11 @@ def _other_masks(
     # What these options say is true of the main data set; here the mapping file says what is void.
     of_main = (
         *("class_names", "ignore_label", "reduce_zero_label", "mask_values", "image_suffix", "mask_suffix"),
-        *("max_train_samples", "max_eval_samples"),
+        *("image_size", "max_train_samples", "max_eval_samples"),
     )
     unset = dict.fromkeys((*FOLDER_OPTIONS, *of_main))
-    other = replace(data_arguments, dataset=place, image_size=splits.image_size, eval_size=splits.eval_size, **unset)
-    dataset = load_data(other, "segmentation", seed, _MEAN, _STD).validation
+    opened = load_data(replace(data_arguments, dataset=place, **unset), "segmentation", seed, *_UNUSED_STATISTICS)
+    dataset = opened.validation.with_transform(splits.validation.transform)
     if mapping is not None:
         return map_classes(dataset, mapping, model_names, name)
     if dataset.label_space.num_labels != len(model_names):

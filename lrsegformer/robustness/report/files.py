@@ -40,7 +40,10 @@ _CONDITION_COLUMNS = (
     "restarts",
     "targeted",
 )
-_RUN_COLUMNS = ("images", "of", "subset", "seed", "seconds", "device", "processes", "versions", "warnings", "sheet")
+_RUN_COLUMNS = (
+    *("input", "images", "of", "subset", "seed"),
+    *("seconds", "device", "processes", "versions", "warnings", "sheet"),
+)
 SHEETS = "sheets"
 _SCORES = {
     "segmentation": ("mean_iou", "mean_accuracy", "accuracy", "precision", "recall", "f1", "matthews_correlation"),
@@ -63,8 +66,9 @@ def write_report(
     Args:
         folder (`str` or `Path`): of the report.
         cells (sequence of `dict`): the finished cells, in the order of the tables.
-        context (`dict`): `task`, `dataset`, `images`, `of`, `subset`, `class_names`, `seed`, `versions`, `score_at`,
-            and `bounds`: for each model the proven bound of its head, or `None`.
+        context (`dict`): `task`, `dataset`, `images`, `of`, `class_names`, `seed`, `versions`, `score_at`, `inputs`:
+            for each model the `size` of its input in words and the fingerprint of its images (`subset`), and `bounds`:
+            for each model the proven bound of its head, or `None`.
         subsets (`dict`): names of the images of every subset, by its fingerprint.
         radii (sequence of `float`): where minimum-norm attacks are read off.
         options (sequence of dataclass instances): of the command line, for `run.yaml`.

@@ -39,9 +39,9 @@ def result_rows(cells: Sequence[Mapping[str, Any]], task: str, radii: Sequence[f
         radii (sequence of `float`): where a minimum-norm attack, one cell, is read off.
 
     Returns:
-        `list[dict]`: `model`, `condition` (its label), the fields of the condition, `images`, `of`, `subset`, `seed`,
-        `seconds`, `device`, `processes`, `versions`, `warnings`, `measured`, `sheet` (file name of its pictures), and
-        every score of the task (from 0 to 1; lists of the classes' for segmentation).
+        `list[dict]`: `model`, `input` (its size in words), `condition` (its label), the fields of the condition,
+        `images`, `of`, `subset`, `seed`, `seconds`, `device`, `processes`, `versions`, `warnings`, `measured`, `sheet`
+        (file name of its pictures), and every score of the task (from 0 to 1; lists of the classes' for segmentation).
     """
     rows = []
     for cell in cells:
@@ -50,6 +50,7 @@ def result_rows(cells: Sequence[Mapping[str, Any]], task: str, radii: Sequence[f
             continue
         shared = {
             "model": cell["model"],
+            "input": cell["input"],
             **condition,
             **{name: cell[name] for name in ("images", "of", "subset", "seed", "seconds", "device", "processes")},
             "versions": cell["versions"],

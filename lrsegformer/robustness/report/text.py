@@ -25,7 +25,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     rows, task = report["rows"], report["task"]
     models = list(dict.fromkeys(row["model"] for row in rows))
     names = SHOWN[task]
-    parts = ["# Robustness", _introduction(report)]
+    parts = ["# Robustness", _introduction(report), "## Inputs", _inputs_table(report)]
     for kind, heading in _HEADINGS.items():
         chosen = [row for row in rows if row["kind"] in ("clean", kind)]
         if any(row["kind"] == kind for row in chosen):
@@ -56,10 +56,9 @@ def _introduction(report: Mapping[str, Any]) -> str:
         f"all {of} validation images" if images == of else f"a seeded subset of {images} of {of} validation images"
     )
     lines = [
-        f"{report['task'].capitalize()} on {plain(report['dataset'])}: {subset} (seed {report['seed']}, fingerprint "
-        f"{report['subset']}; the images of each fingerprint are listed in subsets/). Scores are in percent. Radii "
-        "are in [0, 1] pixel space, linf in 1/255. A score under attack is an estimate from the attacks that ran: "
-        "stronger ones may find less.",
+        f"{report['task'].capitalize()} on {plain(report['dataset'])}: {subset} (seed {report['seed']}). Scores "
+        "are in percent. Radii are in [0, 1] pixel space, linf in 1/255. A score under attack is an estimate from the "
+        "attacks that ran: stronger ones may find less.",
     ]
     if report["task"] == "segmentation":
         lines.append(
@@ -68,6 +67,20 @@ def _introduction(report: Mapping[str, Any]) -> str:
             f"{report['score_at']} size; ignored pixels never count."
         )
     return " ".join(lines)
+
+
+def _inputs_table(report: Mapping[str, Any]) -> str:
+    inputs = report["inputs"]
+    text = table(
+        ["model", "input", "fingerprint of the images"],
+        [[plain(model), one["size"], one["subset"]] for model, one in inputs.items()],
+    )
+    text += "\n\nThe images of each fingerprint are listed in subsets/."
+    if len({one["size"] for one in inputs.values()}) > 1:
+        text += (
+            " A radius is one of input pixels, so models of different inputs are attacked at different resolutions."
+        )
+    return text
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]], models: Sequence[str], names: Mapping[str, str]) -> str:
@@ -180,14 +193,16 @@ def _long_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> 
     letters = _version_letters(rows)
     reached = any(row["measured"].get("target_reached") is not None for row in rows)
     header = ["model", "condition", "norm", "radius", "steps", "restarts", *names.values()]
-    header += ["at target"] * reached + ["images", "subset", "seed", "seconds", "processes", "versions", "pictures"]
+    header += ["at target"] * reached
+    header += ["input", "images", "subset", "seed", "seconds", "processes", "versions", "pictures"]
     lines = []
     for row in rows:
         line = [plain(row["model"]), _title(row), row["norm"] or "-"]
         line += ["-" if row[name] is None else f"{row[name]:g}" for name in ("radius", "steps", "restarts")]
         line += [_percent(row.get(score)) for score in names]
         line += [_percent(row["measured"].get("target_reached"))] * reached
-        line += [f"{row['images']} of {row['of']}", row["subset"], str(row["seed"]), f"{row['seconds']:.1f}"]
+        line += [row["input"], f"{row['images']} of {row['of']}", row["subset"]]
+        line += [str(row["seed"]), f"{row['seconds']:.1f}"]
         pictures = f"[sheet](sheets/{quote(row['sheet'])})" if row["sheet"] else "-"
         lines.append([*line, f"{row['processes']} ({row['device']})", letters[_version_text(row)], pictures])
     return table(header, lines)

@@ -47,7 +47,7 @@ def models(make_model, make_stock, tmp_path_factory) -> dict[str, Path]:
     for name, model in made.items():
         model.save_pretrained(root / name)
         mean = [0.5, 0.5, 0.5] if name == "stock" else [0.485, 0.456, 0.406]
-        SegformerImageProcessorPil(image_mean=mean).save_pretrained(root / name)
+        SegformerImageProcessorPil(image_mean=mean, size={"height": 64, "width": 64}).save_pretrained(root / name)
     return {name: root / name for name in made}
 
 
@@ -176,7 +176,7 @@ def test_other_weights_under_the_same_name_are_computed_anew(models, tmp_path, m
     monkeypatch.setattr(bench, "measure", lambda run, condition: measured.append(condition) or measure(run, condition))
     for seed in (0, 1, 1):
         make_model(num_labels=11, seed=seed).save_pretrained(folder)
-        SegformerImageProcessorPil().save_pretrained(folder)
+        SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
         bench.run_bench(RobustnessArguments(models=[str(folder)], output_dir=str(tmp_path / "report")), DATA)
     assert len(measured) == 2
 

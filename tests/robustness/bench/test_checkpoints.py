@@ -4,13 +4,14 @@ import pytest
 import torch
 from transformers import SegformerImageProcessorPil
 
+from lrsegformer.data.processor import input_size
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench.checkpoints import (
     Checkpoint,
     check_classes,
     find_checkpoints,
     load_checkpoint,
-    load_processor,
+    scoring_processor,
 )
 
 
@@ -53,9 +54,11 @@ def test_classes_in_another_order_are_refused(folder):
 def test_what_cannot_be_read(folder, tmp_path):
     (checkpoint,) = find_checkpoints([str(folder)])
     load_checkpoint(checkpoint)
-    one_line(lambda: load_processor(checkpoint), "preprocessor_config.json", "--models")
+    one_line(lambda: scoring_processor(checkpoint, None), "preprocessor_config.json", "--models")
     SegformerImageProcessorPil(image_mean=[0.1, 0.2, 0.3]).save_pretrained(folder)
-    assert tuple(load_processor(checkpoint).image_mean) == (0.1, 0.2, 0.3)
+    for eval_size, size in ((None, "512x512"), (90, "short side 90 (long side at most 2048)")):
+        processor = scoring_processor(checkpoint, eval_size)
+        assert tuple(processor.image_mean) == (0.1, 0.2, 0.3) and input_size(processor) == size
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
     one_line(lambda: load_checkpoint(checkpoint), "cannot be loaded", str(folder))

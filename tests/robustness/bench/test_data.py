@@ -18,7 +18,7 @@ SEED = 7
 
 def make_arguments(model, folder) -> RobustnessArguments:
     model.save_pretrained(folder / "model")
-    SegformerImageProcessorPil().save_pretrained(folder / "model")
+    SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder / "model")
     return RobustnessArguments(models=[str(folder / "model")], output_dir=str(folder / "report"), seed=SEED)
 
 
@@ -48,7 +48,6 @@ def test_shifted_masks_and_file_lists(make_model, tmp_path):
     data = BenchDataArguments(
         dataset=str(save_masks(tmp_path / "data", splits, lambda mask: mask)),
         class_names=str(tmp_path / "names.txt"),
-        image_size=64,
     )
     # Elsewhere 0 is the digit 1, 1 is background and 2 is everything else, which the mapping leaves out.
     save_masks(tmp_path / "other", splits, lambda mask: np.choose(np.minimum(mask, 3), [1, 2, 0, 2]).astype(np.uint8))
@@ -99,7 +98,6 @@ def test_scoring_needs_no_training_folders(make_model, tmp_path):
         validation_images=str(tmp_path / "images" / "validation"),
         validation_masks=str(tmp_path / "annotations" / "validation"),
         class_names=str(tmp_path / "names.txt"),
-        image_size=64,
     )
     arguments = make_arguments(make_model(num_labels=11), tmp_path)
     report = bench.run_bench(arguments, data)

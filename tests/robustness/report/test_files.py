@@ -40,6 +40,7 @@ def make_cell(model, condition, right, **more):
     return {
         "key": f"{model} {condition.label}",
         "model": model,
+        "input": "short side 64 (long side at most 2048)",
         "condition": dict(vars(condition)),
         "num_labels": 2,
         "class_names": ["sky", "road|lane"],
@@ -65,7 +66,8 @@ def make_measured(model, condition, measured):
 
 
 def make_context(task="segmentation", **more):
-    context = {"task": task, "dataset": "pictures", "images": 5, "of": 100, "subset": "0123456789abcdef", "seed": 3}
+    inputs = {"baseline": {"size": "short side 64 (long side at most 2048)", "subset": "0123456789abcdef"}}
+    context = {"task": task, "dataset": "pictures", "images": 5, "of": 100, "inputs": inputs, "seed": 3}
     return {**context, "class_names": ["sky", "road|lane"], "versions": {}, "score_at": "original", **more}
 
 
@@ -119,7 +121,19 @@ def test_rows_hold_scores_and_what_they_hang_on(cells):
     labels = "clean pgd-linf-0.5 pgd-linf-2 apgd-linf-2 fog-1 snow-1".split()
     assert [row["condition"] for row in rows] == 2 * labels
     assert rows[1]["accuracy"] == 0.6 and rows[1]["mean_iou"] == pytest.approx(6 / 14)
-    for name in ("seed", "subset", "radius", "norm", "steps", "restarts", "versions", "seconds", "images", "of"):
+    for name in (
+        "input",
+        "seed",
+        "subset",
+        "radius",
+        "norm",
+        "steps",
+        "restarts",
+        "versions",
+        "seconds",
+        "images",
+        "of",
+    ):
         assert all(name in row for row in rows), name
 
 
@@ -238,7 +252,8 @@ def test_report_files(cells, tmp_path):
     )
     assert json.loads((tmp_path / "results.json").read_text()) == report
     text = (tmp_path / "results.md").read_text()
-    assert "a seeded subset of 5 of 100 validation images (seed 3, fingerprint 0123456789abcdef" in text
+    assert "a seeded subset of 5 of 100 validation images (seed 3)" in text
+    assert "| baseline | short side 64 (long side at most 2048) | 0123456789abcdef |" in text
     assert "| pgd linf 0.5/255 | 42.86 | 60.00 | 66.67 | 80.00 |" in text
     assert "| ours | orthogonal | l2 | 1.2346 | yes |" in text
     assert "- ours, snow-1: it was cold" in text and "- A: torch 2.9" in text
