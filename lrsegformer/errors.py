@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""The exception that stands for a user's mistake, and its one special case."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one line that says what is wrong, where (the file or the option), and the remedy. Command lines
     print that line without a traceback and exit with status 2; library users may catch it as a `ValueError`.
     """
+
+
+class NotFiniteError(InputError):
+    """A loss, gradient, weight or logit that is not a finite number: nan or infinity, of which nothing can be told."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lrsegformer.data.processor import normalisation
 from lrsegformer.errors import InputError
-from lrsegformer.evaluation.prediction import predict_classes
+from lrsegformer.evaluation.prediction import largest_class, predict_classes
 from lrsegformer.models.task import task_of
 
 
@@ -89,10 +89,13 @@ class PixelModel(nn.Module):
 
         Returns:
             `torch.Tensor`: `(batch,)` for classification, `(batch, *size)` for segmentation, any integer dtype.
+
+        Raises:
+            [`~lrsegformer.errors.NotFiniteError`]: the logits hold nan or infinity.
         """
         logits = self.features_logits(images)
         if self.task == "classification":
-            return logits.argmax(dim=1)
+            return largest_class(logits)
         return predict_classes(logits, tuple(images.shape[-2:]) if size is None else size)
 
     def train(self, mode: bool = True) -> PixelModel:

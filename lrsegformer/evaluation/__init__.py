@@ -11,6 +11,7 @@ _HOME_OF_NAME = {
     "ConfusionMatrix": "confusion",
     "confusion_counts": "scores",
     "scores_from_counts": "scores",
+    "largest_class": "prediction",
     "predict_classes": "prediction",
     "holds_bounds": "curves",
     "palette": "figures",

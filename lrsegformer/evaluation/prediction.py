@@ -1,11 +1,11 @@
-"""From low-resolution logits to the classes of full-resolution pixels."""
+"""From logits to classes: of images, and at full resolution of pixels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.kernels.bilinear import BandedUpsampling, full_precision_products
 
 
@@ -26,12 +26,14 @@ def predict_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
         `torch.Tensor`: shape `(batch, *size)` on the device of the logits, uint8 up to 256 classes and int16 above.
 
     Raises:
-        [`InputError`]: the logits do not have four dimensions.
+        [`~lrsegformer.errors.InputError`]: the logits do not have four dimensions.
+        [`~lrsegformer.errors.NotFiniteError`]: they hold nan or infinity, which name no class.
     """
     if logits.ndim != 4:
         raise InputError(
             f"logits of shape {tuple(logits.shape)}: predict_classes needs (batch, num_labels, height, width)."
         )
+    check_logits(logits)
     batch, num_labels, *source_size = logits.shape
     dtype = torch.uint8 if num_labels <= 256 else torch.int16
     classes = torch.empty(batch, *size, dtype=dtype, device=logits.device)
@@ -45,3 +47,36 @@ def predict_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
                 highest_place = upsampled.ge_(largest).mul_(places).amax(dim=1)
                 classes[image, rows] = num_labels - highest_place
     return classes
+
+
+@torch.no_grad()
+def largest_class(logits: Tensor) -> Tensor:
+    """
+    The class of the largest of an image's logits.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, num_labels)`): floating point.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`: int64; of equal logits any.
+
+    Raises:
+        [`~lrsegformer.errors.NotFiniteError`]: the logits hold nan or infinity; torch takes nan for the largest.
+    """
+    check_logits(logits)
+    return logits.argmax(dim=-1)
+
+
+def check_logits(logits: Tensor) -> None:
+    """
+    Refuse logits `(batch, num_labels, ...)` that hold nan or infinity.
+
+    Waits for the device once, for one truth value; memory of a byte a logit.
+    """
+    if logits.isfinite().all():
+        return
+    image = (~logits.isfinite()).flatten(1).any(dim=1).nonzero()[0].item()
+    raise NotFiniteError(
+        f"the logits of image {image} of the batch are not finite and name no class: check the model's weights, and "
+        "compute in float32 where the precision was lower."
+    )

@@ -15,6 +15,7 @@ from lrsegformer.data import DataSplits
 from lrsegformer.data.processor import input_size
 from lrsegformer.evaluation import (
     holds_bounds,
+    largest_class,
     palette,
     predict_classes,
     save_bounds,
@@ -180,7 +181,7 @@ def _save_sample_sheet(model: LipschitzModel, task: str, splits: DataSplits, pat
             predictions.append(predict_classes(logits, truths[-1].shape)[0].cpu().numpy())
         else:
             truths.append(space.names[int(example.target)])
-            predictions.append(space.names[logits.argmax(dim=-1).item()])
+            predictions.append(space.names[largest_class(logits).item()])
     if task == "segmentation":
         save_samples(images, truths, predictions, path, palette(space.num_labels), space.names)
     else:

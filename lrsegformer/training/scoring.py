@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import EvalPrediction
 
-from lrsegformer.evaluation.prediction import predict_classes
+from lrsegformer.evaluation.prediction import largest_class, predict_classes
 from lrsegformer.evaluation.scores import confusion_counts, scores_from_counts
 from lrsegformer.models.task import task_of
 
@@ -43,7 +43,7 @@ class RunningScores:
     def of_batch(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the Trainer gathers, one row a sample: tables (or predicted classes), and indices (or labels)."""
         if self.task == "classification":
-            return logits.argmax(dim=-1), labels
+            return largest_class(logits), labels
         predictions = predict_classes(logits, labels.shape[-2:])
         tables = [
             confusion_counts(prediction, label, self.num_labels, self.ignore_index)

@@ -11,10 +11,11 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from lrsegformer._compat import StrictCheckpointMixin
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
+from lrsegformer.training.finite import FiniteChecks
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningScores
@@ -35,6 +36,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
       split.
     - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
+    - A loss, penalty, gradient or logit that is not finite stops the run before that is saved ([`FiniteChecks`]).
     - The head has its own learning rate; norms and the constants `c` do not decay.
     - Without `compute_metrics`, evaluation computes the scores of [`~lrsegformer.evaluation.ConfusionMatrix`] at the
       size of the labels, in constant memory.
@@ -72,6 +74,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self._scores = scores
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
+        self._finite = FiniteChecks(args, at_once=args.device.type == "cpu")
         self._reset_parts()
         self._last_eval_penalty: torch.Tensor | None = None
         self.add_callback(EpochOfData())
@@ -102,6 +105,14 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             return batch_samples, None
         return batch_samples, self.accelerator.reduce(torch.stack(counts).sum(dim=0).to(device), reduction="sum")
 
+    def training_step(self, model: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
+        """Forward and backward pass of a batch; see [`~transformers.Trainer.training_step`]."""
+        loss = super().training_step(model, *args, **kwargs)
+        # Scaled float16 gradients overflow as a matter of course: that step is left out and the scale lowered.
+        if self.accelerator.sync_gradients and self.accelerator.scaler is None:
+            self._finite.see_gradients(self.state.global_step + 1, self.accelerator.unwrap_model(model))
+        return loss
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -131,6 +142,10 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         else:
             weighted = penalty * self.args.lambda_lip
             self._last_eval_penalty = weighted.detach()
+        step = self.state.global_step + model.training
+        self._finite.see_losses(
+            step, model.training, outputs["logits"].detach(), task_loss.detach(), weighted.detach()
+        )
         loss = task_loss + weighted
         return (loss, outputs) if return_outputs else loss
 
@@ -145,11 +160,16 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         images = self._adversary.perturb(
             model,
             inputs["pixel_values"],
-            lambda images: self.task_loss(model(**{**inputs, "pixel_values": images}), inputs),
+            lambda images: self._loss_under_attack(model, {**inputs, "pixel_values": images}),
             self.state.global_step,
             1.0 if scaler is None else scaler.get_scale(),
         )
         return {**inputs, "pixel_values": images}
+
+    def _loss_under_attack(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        outputs = model(**inputs)
+        self._finite.see_logits(self.state.global_step + 1, True, outputs["logits"].detach())
+        return self.task_loss(outputs, inputs)
 
     def _adversarial_training(self) -> AdversarialTraining | None:
         steps, eps = self.args.adversarial_steps, self.args.adversarial_eps
@@ -203,6 +223,9 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
 
         Lists (the scores of each class) stay in what [`evaluate`] returns: trackers take numbers alone.
         """
+        self._finite.check()
+        if self.accelerator.scaler is not None:
+            self._finite.check_loss_scale(self.state.global_step, self.accelerator.scaler.get_scale())
         if "loss" in logs:
             logs = {**logs, **self._training_parts()}
         super().log({name: value for name, value in logs.items() if not isinstance(value, list)}, start_time)
@@ -253,7 +276,12 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         if self._scores is not None:
             self._scores.reset()
         self._last_eval_penalty = None
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        try:
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        except NotFiniteError:
+            self._finite.check()  # It knows the step and the remedies.
+            raise
+        self._finite.check()
         loss = output.metrics.get(f"{metric_key_prefix}_loss")
         if loss is not None:
             penalty = 0.0 if self._last_eval_penalty is None else self._last_eval_penalty.item()
@@ -276,7 +304,12 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach(), *self._scores.of_batch(outputs["logits"], inputs["labels"])
 
-    # ---- card ----
+    # ---- files ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, unless it holds what is not finite; see [`~transformers.Trainer.save_model`]."""
+        self._finite.check_weights(self.state.global_step, self.accelerator.unwrap_model(self.model))
+        super().save_model(output_dir, _internal_call)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """The Trainer's draft, which [`push_to_hub`] asks for, unless the folder holds the card of a finished run."""

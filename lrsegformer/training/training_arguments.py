@@ -1,5 +1,6 @@
 """`TrainingArguments` with SegFormer's recipe as defaults and the weight of the penalty."""
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ logger = logging.get_logger(__name__)
 
 RECIPE_STEPS = 160_000
 MOST_WORKERS = 4
+NOT_NEGATIVE = (
+    *("lambda_lip", "learning_rate", "head_learning_rate_multiplier", "weight_decay", "max_grad_norm"),
+    *("warmup_steps", "label_smoothing_factor", "adam_epsilon", "num_train_epochs"),
+    *("logging_steps", "eval_steps", "save_steps"),
+)
 
 
 @dataclass
@@ -33,13 +39,15 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     was given alone.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: batch sizes that do not divide, a negative `lambda_lip`, or options of
-            adversarial training that contradict each other.
+        [`~lrsegformer.errors.InputError`]: batch sizes that do not divide, rates and weights that are negative or not
+            finite, or options of adversarial training that contradict each other.
     """
 
     def __post_init__(self):
-        if self.lambda_lip < 0:
-            raise InputError(f"--lambda_lip is {self.lambda_lip}: give 0 or a positive weight.")
+        for name in NOT_NEGATIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"--{name} is {value}: give 0 or a positive number.")
         check_adversarial(self.adversarial_steps, self.adversarial_eps)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         sizes = split_total_batch_size(

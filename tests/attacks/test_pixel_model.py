@@ -6,7 +6,7 @@ import torch
 from transformers import SegformerImageProcessorPil
 
 from lrsegformer.attacks.pixel_model import PixelModel
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.evaluation import predict_classes
 
 STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -98,3 +98,13 @@ def test_predictions_are_at_the_size_of_the_labels(make_stock):
 def test_a_processor_of_other_pixels_gets_one_line(make_stock, options):
     with pytest.raises(InputError, match=r"pixels in \[0, 1\]"):
         PixelModel(make_stock(), a_processor(**options))
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_predictions_of_a_model_that_overflows_are_refused(make_model, task):
+    model = make_model(task=task)
+    head = model.decode_head if task == "segmentation" else model
+    with torch.no_grad():
+        head.classifier.weight.fill_(3e38)
+    with pytest.raises(NotFiniteError, match="not finite"):
+        PixelModel(model, SegformerImageProcessorPil()).predict(torch.rand(1, 3, 64, 64))

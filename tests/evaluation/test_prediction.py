@@ -1,11 +1,13 @@
 """Classes at full resolution: exactly what upsampling everything and taking the argmax gives."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lrsegformer.errors import InputError
-from lrsegformer.evaluation import predict_classes
+from lrsegformer.errors import InputError, NotFiniteError
+from lrsegformer.evaluation import largest_class, predict_classes
 
 
 def interpolate_then_argmax(logits, size):
@@ -76,3 +78,19 @@ def test_where_another_class_wins_the_two_are_equal_to_rounding():
 def test_other_shapes_are_refused():
     with pytest.raises(InputError, match="height, width"):
         predict_classes(torch.zeros(3, 4, 4), (8, 8))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (3, 5)])
+def test_logits_that_are_not_finite_name_no_class(value, shape):
+    logits = torch.zeros(shape)
+    logits[1, 2] = value
+    with pytest.raises(NotFiniteError, match="logits of image 1 of the batch are not finite"):
+        predict_classes(logits, (8, 12)) if logits.ndim == 4 else largest_class(logits)
+
+
+def test_the_class_of_an_image_is_that_of_its_largest_logit():
+    logits = torch.randn(9, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(largest_class(logits), logits.argmax(dim=1))
+    # The largest float32 are numbers.
+    assert (predict_classes(torch.full((1, 3, 2, 2), torch.finfo(torch.float32).max), (2, 2)) == 0).all()

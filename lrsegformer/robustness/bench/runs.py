@@ -13,6 +13,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from lrsegformer.attacks.pixel_model import PixelModel
+from lrsegformer.evaluation import largest_class
 from lrsegformer.robustness.shift.label_maps import ClassMap
 from lrsegformer.robustness.subset import Batch, Subset
 
@@ -63,7 +64,7 @@ def predicted(run: Run, batch: Batch, images: Tensor) -> Tensor:
     if run.data.class_map is None:
         return run.model.predict(images, tuple(batch.labels.shape[-2:]) if batch.labels.ndim == 3 else None)
     with torch.no_grad():
-        return run.data.class_map.restrict(run.model(images)).argmax(dim=1)
+        return largest_class(run.data.class_map.restrict(run.model(images)))
 
 
 def over_batches(run: Run, action: Callable[[Batch], list[Part]]) -> list[Part]:
