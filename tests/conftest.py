@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,16 +28,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load what tests need. The process that hands them out to workers runs none, and starts seconds earlier so."""
-    if config.getoption("dist", "no") != "no":
-        return
-    import torch
-    from hypothesis import settings
-
-    torch.set_num_threads(1)
     # Cases a property test; `--hypothesis-profile` has the last word.
     settings.register_profile("default", max_examples=100, deadline=None)
     settings.register_profile("thorough", max_examples=1000, deadline=None)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+    if config.getoption("dist", "no") != "no":
+        return
+    import torch
+
+    torch.set_num_threads(1)
     for name in ("tests.tiny_models", "tests.known_models"):
         config.pluginmanager.import_plugin(name)
 
