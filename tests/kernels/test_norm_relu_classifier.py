@@ -61,7 +61,7 @@ def test_neighbours_are_independent():
     assert kept.mean(dim=0).abs().max() < 6 / len(kept) ** 0.5
 
 
-@pytest.fixture(params=[1, 15, 2**19], ids=lambda elements: f"chunk={elements}")
+@pytest.fixture(params=[1, 9, 2**19], ids=lambda elements: f"chunk={elements}")
 def chunks(request, monkeypatch) -> None:
     monkeypatch.setattr("lrsegformer.kernels.norm_relu_classifier.CHUNK_ELEMENTS", request.param)
 
@@ -79,7 +79,7 @@ def norm_like(stock: nn.BatchNorm2d) -> nn.BatchNorm2d:
 @pytest.mark.parametrize("probability", [0.0, 0.4])
 def test_gradients_are_those_of_the_mask_that_was_drawn(probability, normalised):
     norm = norm_like(nn.BatchNorm2d(3, dtype=torch.float64)) if normalised else None
-    shapes = [(2, 3, 2, 3), (4, 3), (4,)]
+    shapes = [(2, 3, 1, 4), (2, 3), (2,)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     parameters = [] if norm is None else [norm.weight, norm.bias]
 

@@ -24,13 +24,19 @@ print(status, sorted(set(heavy) & set(sys.modules)), file=sys.stderr)
 
 
 @pytest.fixture
-def ends_with(tmp_path, monkeypatch, capsys):
-    """`ends_with(status, word, *options)`: run a command line that has to end with one line of that word; gives it."""
+def script(tmp_path, monkeypatch):
+    """The script as a module, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRSEGFORMER_PARSE_ONLY", "")  # put back after the test what loading the script changes
     specification = importlib.util.spec_from_file_location("robustness_script", SCRIPT)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
+    return script
+
+
+@pytest.fixture
+def ends_with(script, capsys):
+    """`ends_with(status, word, *options)`: run a command line that has to end with one line of that word; gives it."""
 
     def run(status, word, *options):
         capsys.readouterr()
@@ -181,12 +187,11 @@ def test_output_folder_that_cannot_be_written(explain, models, fails_measuring, 
     assert_words(line, "report/cells.jsonl", "Is a directory", "--output_dir")
 
 
-def test_run_on_classification(run_script, models, tmp_path):
+def test_run_on_classification(script, models, tmp_path, capsys, caplog):
     options = ["--models", models["digits"], models["orthogonal"], *DIGITS, "--attacks", "pgd", "--norm", "l2"]
     options += ["--eps", "0.1", "1", "--steps", "3", "--output_dir", "report"]
-    process = run_script("robustness.py", *options, folder=tmp_path)
-    assert process.returncode == 0, process.stderr[-4000:]
-    assert process.stdout.splitlines()[-1] == "Report: report/results.md"
+    script.main(options)
+    assert capsys.readouterr().out.splitlines()[-1] == "Report: report/results.md"
     report = json.loads((tmp_path / "report" / "results.json").read_text())
     assert report["task"] == "classification" and report["images"] == 4
     accuracy = {(row["model"], row["radius"]): row["accuracy"] for row in report["rows"]}
@@ -204,7 +209,6 @@ def test_run_on_classification(run_script, models, tmp_path):
 
     # The report's own configuration says the same again, and nothing is computed twice.
     before = (tmp_path / "report" / "cells.jsonl").read_bytes()
-    again = run_script("robustness.py", "--config", "report/run.yaml", folder=tmp_path)
-    assert again.returncode == 0, again.stderr[-4000:]
-    assert "orthogonal, pgd-l2-1 (4 of 4): finished before." in again.stderr
+    script.main(["--config", "report/run.yaml"])
+    assert "orthogonal, pgd-l2-1 (4 of 4): finished before." in caplog.text
     assert (tmp_path / "report" / "cells.jsonl").read_bytes() == before
