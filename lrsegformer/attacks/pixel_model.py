@@ -29,7 +29,7 @@ class PixelModel(nn.Module):
         num_labels (`int`): number of classes.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: the processor does not scale pixels to [0, 1].
+        [`~lrsegformer.errors.InputError`]: the processor does not scale pixels to [0, 1], or the model is another one.
     """
 
     def __init__(self, model: nn.Module, processor: Any):
