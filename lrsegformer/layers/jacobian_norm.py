@@ -23,6 +23,7 @@ class JacobianNormConstraint(LipschitzConstraint):
 
     strategy = "jacobian_norm"
     limits_norm = False
+    penalized_jacobian = "head"
 
     def setup(self, device: torch.device | str | None = None, jacobian: str = "head") -> None:
         if jacobian not in ("head", "network"):

@@ -47,8 +47,8 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         kwargs: everything else that [`~transformers.Trainer`] takes.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: for any other model; for `label_smoothing_factor` with a stock model for segmentation; for
-            adversarial training of a sharded model, or of images whose normalisation is not known.
+        [`~lrsegformer.errors.InputError`]: for any other model; for `label_smoothing_factor` with a stock model for
+            segmentation; for adversarial training of a sharded model, or of images whose normalisation is not known.
     """
 
     # compute_loss normalises over the whole accumulated batch.

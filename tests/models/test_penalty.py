@@ -10,7 +10,8 @@ from lrsegformer.choices import PENALTY_REDUCTIONS
 from lrsegformer.models.penalty import constants_penalty
 
 LEARNED = [name for name in STRATEGIES if STRATEGIES[name].learns_constant]
-FIXED = [name for name in STRATEGIES if not STRATEGIES[name].learns_constant and STRATEGIES[name].limits_norm]
+JACOBIAN = [name for name in STRATEGIES if STRATEGIES[name].penalized_jacobian]
+FIXED = [name for name in STRATEGIES if name not in (*LEARNED, *JACOBIAN)]
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -84,6 +85,22 @@ def test_a_step_on_the_penalty_alone_moves_each_constant(make_model, images, str
             assert parameter < before[name], name
         else:
             assert torch.equal(parameter, before[name]), name
+
+
+def test_the_penalty_of_a_strategy_is_what_it_says():
+    assert {"stable_softplus", "geometric_mean"} <= set(LEARNED) and not set(LEARNED) & set(JACOBIAN)
+    assert "jacobian_norm" in JACOBIAN and {"spectral_norm", "orthogonal"} <= set(FIXED)
+
+
+@pytest.mark.parametrize("jacobian", ["head", "network"])
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_a_penalised_jacobian_is_that_of_the_layers_option(make_model, images, task, jacobian):
+    """The layers say whose Jacobian it is; only the network's moves the encoder."""
+    model = make_model("jacobian_norm", task=task, lipschitz_options={"jacobian": jacobian}).train()
+    assert {layer.penalized_jacobian for layer in model.constrained_layers().values()} == {jacobian}
+    model(images).lipschitz_penalty.backward()
+    moved = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert ("segformer" in moved) == (jacobian == "network")
 
 
 @pytest.mark.parametrize("strategy", [None, *FIXED])
