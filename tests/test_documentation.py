@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from lrsegformer import STRATEGIES, LRSegformerForSemanticSegmentation
+from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.cli.run import RunArguments
 from lrsegformer.data import open_image
@@ -45,6 +46,11 @@ def test_every_option_named_in_the_readme_exists():
 
 def test_the_table_of_strategies_is_that_of_the_registry():
     assert re.findall(r"^\| `([a-z_]+)` \|", README, flags=re.MULTILINE) == list(STRATEGIES)
+
+
+def test_the_table_of_attacks_is_that_of_the_registry():
+    text = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z_]+)` \|", text, flags=re.MULTILINE) == list(ATTACKS)
 
 
 def test_every_make_target_named_in_the_readme_exists():

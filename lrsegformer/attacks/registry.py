@@ -59,38 +59,36 @@ class Attack:
 
 
 SEGMENTATION, CLASSIFICATION = TASKS[:1], TASKS[1:]
-_ASCENT = ("steps", "restarts", "seed", "targeted", "image_ids")
+_PGD = "lrsegformer.attacks.pgd:pgd"
+_OF_AN_ASCENT = {"takes": ("steps", "restarts", "seed", "targeted", "image_ids"), "steps": 20}
 
 ATTACKS = {
-    "fgsm": Attack("lrsegformer.attacks.fgsm:fgsm", "one full step on the cross-entropy", takes=("targeted",)),
-    "pgd": Attack(
-        "lrsegformer.attacks.pgd:pgd",
-        "projected gradient on the cross-entropy",
-        takes=_ASCENT,
-        steps=20,
+    "fgsm": Attack(
+        _PGD,
+        "one full step on the cross-entropy",
+        takes=("targeted",),
+        arguments={"steps": 1, "random_start": False},
     ),
+    "pgd": Attack(_PGD, "projected gradient on the cross-entropy", **_OF_AN_ASCENT),
     "segpgd": Attack(
-        "lrsegformer.attacks.pgd:pgd",
+        _PGD,
         "PGD whose weight moves from right to wrong pixels",
-        takes=_ASCENT,
         arguments={"objective": "segpgd"},
         tasks=SEGMENTATION,
-        steps=20,
+        **_OF_AN_ASCENT,
     ),
     "cospgd": Attack(
-        "lrsegformer.attacks.pgd:pgd",
+        _PGD,
         "PGD weighted by the cosine of prediction and truth",
-        takes=_ASCENT,
         arguments={"objective": "cospgd"},
         tasks=SEGMENTATION,
-        steps=20,
+        **_OF_AN_ASCENT,
     ),
     "apgd": Attack(
         "lrsegformer.attacks.scale_free_apgd:scale_free_apgd",
         "PGD whose step adapts, on objectives that the scale of logits cannot flatten",
-        takes=_ASCENT,
-        steps=20,
         stronger=True,
+        **_OF_AN_ASCENT,
     ),
     "sea": Attack(
         "lrsegformer.attacks.sea:sea",
@@ -157,8 +155,8 @@ def names_where(condition: Callable[[Attack], bool]) -> list[str]:
 
 
 def what_attacks_do() -> str:
-    """Every attack and what it does, for `--help`."""
-    return "; ".join(f"{name}: {attack.what}" for name, attack in ATTACKS.items())
+    """Every attack and what it does, for `--help`, in which argparse takes a percent sign for a place to fill in."""
+    return "; ".join(f"{name}: {attack.what}" for name, attack in ATTACKS.items()).replace("%", "%%")
 
 
 def followers(option: str) -> str:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import SegformerImageProcessorPil
 
-from lrsegformer.attacks.fgsm import fgsm
 from lrsegformer.attacks.objectives.table import OBJECTIVES
 from lrsegformer.attacks.pgd import pgd
 from lrsegformer.attacks.pixel_model import PixelModel
+from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation import predict_classes
@@ -148,7 +148,7 @@ def test_fgsm_is_one_full_step(digits_classifier, norm, targeted):
     images = images.detach()
     unit = gradient.sign() if norm == "linf" else gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     stepped = (images + 0.1 * unit).clamp(0, 1)
-    result = fgsm(model, images, labels, Threat(norm, 0.1), targeted=targeted)
+    result = pgd(model, images, labels, Threat(norm, 0.1), targeted=targeted, **ATTACKS["fgsm"].arguments)
     one_step = pgd(model, images, labels, Threat(norm, 0.1), 1, step_size=0.1, random_start=False, targeted=targeted)
     assert torch.equal(result.images, one_step.images)
     moved = (result.images != images).flatten(1).any(1)

@@ -119,8 +119,8 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
         model = prepare_model(checkpoint, processor)
         context["bounds"][checkpoint.label] = model.bound
         context["inputs"][checkpoint.label] = {"size": model.input_size, "subset": tasks[0][1].subset.fingerprint}
-        for number, (condition, data) in enumerate(tasks, start=1):
-            cell, is_new = score_cell(model, condition, data, arguments, setting["versions"], finished, file)
+        for number, (condition, scored) in enumerate(tasks, start=1):
+            cell, is_new = score_cell(model, condition, scored, arguments, setting["versions"], finished, file)
             took = f"{cell['seconds']:.1f} s" if is_new else "finished before"
             logger.info(f"{checkpoint.label}, {condition.label} ({number} of {len(tasks)}): {took}.")
             cells.append(cell)
