@@ -122,7 +122,7 @@ class Chain(Part):
     parts: Sequence[Part]
 
     def constant(self, norm: Norm) -> torch.Tensor:
-        """The product of the constants."""
+        """The product of the constants, in the order in which operators are written: the last one first."""
         last, *others = [part.constant(norm) for part in reversed(self.parts)]
         for constant in others:
             last = last * constant
@@ -150,11 +150,8 @@ class UpsampledSum(Part):
 
     def constant(self, norm: Norm) -> torch.Tensor:
         """
-        The norm of `[s_1 M_1 | .. | s_n M_n]`, `s_i` the constant of upsampling: exact for branches as one map.
-
-        In l2 over all pixels because `U_i U_i^T <= s_i^2 I`, and with it `sum_i (M_i M_i^T) x (U_i U_i^T)` is at most
-        `sum_i s_i^2 M_i M_i^T` (x the Kronecker product); in the others because a pixel of the sum sees an average of
-        the pixels of each branch. Attained by inputs that are the same at every pixel of a scale.
+        The norm of `[s_1 M_1 | .. | s_n M_n]`, `s_i` the constant of upsampling: exact, attained by inputs that are
+        the same at every pixel of a scale (claims 1 and 3 of docs/lipschitz_constraints.md).
         """
         scaled = [upsampling.constant(norm).to(linear.matrix) * linear.matrix for linear, upsampling in self.branches]
         return finite_norm(torch.cat(scaled, dim=1), norm.channels)
