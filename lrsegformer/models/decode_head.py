@@ -15,6 +15,7 @@ from lrsegformer.kernels.upsampled_sum import upsampled_sum
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.layers.registry import STRATEGIES
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.merged_maps import MergedMapsMixin
 from lrsegformer.models.normalization import CenteringBatchNorm2d
 
 
@@ -52,7 +53,7 @@ def plain_matrix(layer: nn.Module, row_scale: torch.Tensor | None = None) -> tor
     return LipschitzConstraint.raw_matrix(layer)
 
 
-class LRSegformerDecodeHead(SegformerDecodeHead):
+class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
     """
     SegFormer's all-MLP decode head with constrained linear maps.
 
@@ -66,7 +67,6 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
 
     def __init__(self, config: LRSegformerConfig):
         super().__init__(config)
-        self._merged: DecodeHeadMaps | None = None
         if config.lipschitz_strategy is None:
             return
         linear_class = STRATEGIES[config.lipschitz_strategy]
@@ -133,7 +133,7 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         `return_fused` also the input of the normalisation.
         """
         if not self.training and not return_fused:
-            maps = self._merged or self.eval_maps()
+            maps = self.constant_maps() or self.eval_maps()
             hidden_states = self.fuse(encoder_hidden_states, (maps.matrices, maps.bias)).relu_()
             return multiply_pixels(maps.classifier, hidden_states, maps.classifier_bias)
         probability = self.dropout.p if self.training else 0.0
@@ -178,35 +178,6 @@ class LRSegformerDecodeHead(SegformerDecodeHead):
         if not isinstance(self.batch_norm, CenteringBatchNorm2d):
             matrices = [matrix * scale[:, None] for matrix in matrices]
         return DecodeHeadMaps(matrices, bias * scale + shift, plain_matrix(self.classifier), self.classifier.bias)
-
-    def merge(self) -> None:
-        """
-        Keep [`eval_maps`] of the weights as they are now, so that inference does not compute them for every batch.
-
-        A snapshot: forward passes in eval mode go by it until the weights are loaded, cast or moved to a device
-        through the module, or it is set to training. It is not saved.
-        """
-        # A tensor made in inference mode could not be part of a gradient with respect to the pixels later.
-        with torch.inference_mode(False), torch.no_grad():
-            maps = self.eval_maps()
-            # A layer that is not constrained multiplies by its own weight, which may change in place.
-            self._merged = DecodeHeadMaps(
-                maps.matrices, maps.bias, maps.classifier.clone(), maps.classifier_bias.clone()
-            )
-
-    def train(self, mode: bool = True) -> "LRSegformerDecodeHead":
-        """Set training mode, which ends what [`merge`] began, or eval mode."""
-        if mode:
-            self._merged = None
-        return super().train(mode)
-
-    def _apply(self, *args, **kwargs):
-        self._merged = None
-        return super()._apply(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._merged = None
-        super()._load_from_state_dict(*args, **kwargs)
 
     def eval_affine(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift `(decoder_hidden_size,)`, at least float32, of the fused features in eval mode."""

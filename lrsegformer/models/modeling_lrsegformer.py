@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,11 +23,12 @@ from lrsegformer.layers.registry import build_lipschitz_linear
 from lrsegformer.losses import segmentation_loss
 from lrsegformer.models.backbone import LRSegformerModel
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.decode_head import LRSegformerDecodeHead
+from lrsegformer.models.decode_head import LRSegformerDecodeHead, plain_matrix
 from lrsegformer.models.eval_mode import eval_mode
 from lrsegformer.models.export import to_vanilla_classification, to_vanilla_segmentation
 from lrsegformer.models.head_parts import classifier_parts, decode_head_parts
 from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty, sample_seeds
+from lrsegformer.models.merged_maps import MergedMapsMixin
 from lrsegformer.models.penalty import constants_penalty
 
 
@@ -51,6 +52,13 @@ class LRSegformerImageClassifierOutput(SegFormerImageClassifierOutput):
     """
 
     lipschitz_penalty: torch.Tensor | None = None
+
+
+class ClassifierMaps(NamedTuple):
+    """The classifier as a matrix `(num_labels, channels)` and a bias."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
 
 
 class LipschitzHeadMixin:
@@ -274,11 +282,11 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         """
         Set eval mode and compute the head's effective weights and their products once, not in every forward pass.
 
-        A snapshot of the weights as they are now ([`~lrsegformer.models.decode_head.LRSegformerDecodeHead.merge`]);
-        `train()` ends it. For a model that is a stock one for good there is [`to_vanilla`].
+        A snapshot of the weights as they are now ([`~lrsegformer.models.merged_maps.MergedMapsMixin`]); `train()` ends
+        it. For a model that is a stock one for good there is [`to_vanilla`].
         """
         self.eval()
-        self.decode_head.merge()
+        self.decode_head.keep_maps()
         return self
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
@@ -286,7 +294,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         return to_vanilla_segmentation(self)
 
 
-class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageClassification):
+class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, SegformerForImageClassification):
     """
     SegFormer for image classification whose classifier is Lipschitz-constrained as the configuration says.
 
@@ -295,6 +303,8 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
     Args:
         config ([`LRSegformerConfig`]): the architecture and the strategy; the scope has to be `"head"`.
     """
+
+    weights_of_maps = "classifier"
 
     def __init__(self, config: LRSegformerConfig):
         super(SegformerForImageClassification, self).__init__(config)
@@ -338,7 +348,7 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
         if self.config.reshape_last_stage:
             last_stage = last_stage.permute(0, 2, 3, 1)
         pooled = last_stage.reshape(len(last_stage), -1, self.config.hidden_sizes[-1]).mean(dim=1)
-        logits = self.classifier(pooled)
+        logits = self._classified(pooled)
         return LRSegformerImageClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config, **kwargs),
             logits=logits,
@@ -349,6 +359,21 @@ class LRSegformerForImageClassification(LipschitzHeadMixin, SegformerForImageCla
 
     def _head_jacobian_penalty(self, seeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         return jacobian_penalty(self.classifier, pooled, seeds)
+
+    def _classified(self, pooled: torch.Tensor) -> torch.Tensor:
+        maps = None if self.training else self.constant_maps()
+        if maps is None:
+            return self.classifier(pooled)
+        return torch.nn.functional.linear(pooled, maps.weight.to(pooled.dtype), maps.bias.to(pooled.dtype))
+
+    def eval_maps(self) -> ClassifierMaps:
+        return ClassifierMaps(plain_matrix(self.classifier), self.classifier.bias)
+
+    def merge(self) -> "LRSegformerForImageClassification":
+        """As [`LRSegformerForSemanticSegmentation.merge`]: set eval mode and compute the effective weight once."""
+        self.eval()
+        self.keep_maps()
+        return self
 
     def to_vanilla(self) -> SegformerForImageClassification:
         """The stock class with equal logits; nothing is constrained any more. The weights are copies."""

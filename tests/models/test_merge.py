@@ -202,3 +202,22 @@ def test_a_wrapped_layer_is_refused_in_one_line(make_model, images, strategy, na
         with pytest.raises(InputError, match="Wrapped.*modules_to_save") as error:
             action()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("strategy", [None, *STRATEGIES])
+def test_a_merged_classifier_computes_its_weight_once(make_model, images, strategy, monkeypatch):
+    model = make_model(strategy, task="classification")
+    expected = model(images).logits
+    assert model.train().merge() is model and not model.training
+    with monkeypatch.context() as patch:
+        patch.setattr(LipschitzConstraint, "effective_weight", None)
+        assert torch.equal(model(images).logits, expected)
+    shift_weights(model)
+    stale = model(images).logits
+    assert torch.equal(model.classifier(torch.zeros(1, 16)), model.classifier.bias[None])
+    model.train().eval()
+    assert not torch.equal(model(images).logits, stale), "training ends it"
+    model.merge()
+    state = {name: 0.5 * tensor for name, tensor in model.state_dict().items()}
+    model.load_state_dict(state)
+    assert model._merged is None

@@ -1,0 +1,95 @@
+"""Exported graphs: plain matrices instead of the constraint, for ONNX too, without `merge()` first."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from lrsegformer import STRATEGIES
+
+CASES = [(None, "head", "segmentation"), (None, "head", "classification")]
+CASES += [(strategy, scope, "segmentation") for strategy in STRATEGIES for scope in ("head", "projections")]
+CASES += [(strategy, "head", "classification") for strategy in STRATEGIES]
+# Tracing takes seconds a stage.
+ONE_STAGE = {
+    "num_encoder_blocks": 2,
+    "depths": (1, 1),
+    "sr_ratios": (2, 1),
+    "hidden_sizes": (8, 16),
+    "patch_sizes": (7, 3),
+    "strides": (4, 2),
+    "num_attention_heads": (1, 2),
+    "mlp_ratios": (1, 1),
+}
+
+
+class Classes(nn.Module):
+    """What people export: a model inside a module of their own."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values).logits.softmax(dim=1)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
+def model(request, make_model):
+    strategy, scope, task = request.param
+    return make_model(strategy, scope, task, **ONE_STAGE)
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32)
+
+
+def decompositions(program: torch.export.ExportedProgram) -> list[str]:
+    names = [str(node.target) for node in program.graph.nodes]
+    return [name for name in names if any(word in name for word in ("linalg", "copysign", "softplus", "svd"))]
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["model", "wrapped"])
+def test_an_exported_program_holds_plain_matrices_and_gives_the_logits(model, pixels, wrapped):
+    module = Classes(model) if wrapped else model
+    with torch.no_grad():
+        expected = module(pixels)
+        program = torch.export.export(module, (pixels,))
+        found = program.module()(pixels)
+    if not wrapped:
+        assert list(found) == list(expected) == ["logits"]
+        found, expected = found.logits, expected.logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not decompositions(program)
+    # Nothing stays behind: the model goes by its weights again.
+    for name, parameter in model.named_parameters():
+        if name.endswith("classifier.bias"):
+            nn.init.ones_(parameter)
+    after = module(pixels)
+    assert not torch.allclose(after if wrapped else after.logits, expected)
+
+
+def test_a_second_export_has_the_weights_of_its_time(model, pixels):
+    torch.export.export(model, (pixels,))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5).add_(0.01)
+    expected = model(pixels).logits
+    torch.testing.assert_close(torch.export.export(model, (pixels,)).module()(pixels).logits, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrapped", [False, True], ids=["model", "wrapped"])
+def test_onnx_gives_the_logits_without_merging_first(model, pixels, tmp_path, wrapped):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    module, path = Classes(model) if wrapped else model, str(tmp_path / "model.onnx")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (pixels,), path, dynamo=True, verbose=False)
+        expected = module(pixels) if wrapped else module(pixels).logits
+    session = runtime.InferenceSession(path)
+    (found,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-4, atol=1e-5)
