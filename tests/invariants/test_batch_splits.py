@@ -1,13 +1,12 @@
 """Rule 5 of the design: loss, penalty and gradients do not depend on how a batch is split."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.ranks import run_two_ranks
 
 RUNNER = Path(__file__).with_name("split_runner.py")
 CASES = (
@@ -31,19 +30,11 @@ def runner():
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> Path:
+def two_processes(made_once) -> Path:
     """Results of 2 processes x 2 images x accumulation 2."""
-    folder = tmp_path_factory.mktemp("two_processes")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.run(
-        [*launch, str(RUNNER), str(folder), "2", "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    return made_once(
+        "two_processes", lambda folder: run_two_ranks(RUNNER, str(folder), "2", "2", log=folder / "log.txt")
     )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return folder
 
 
 def assert_same(found, expected):

@@ -3,9 +3,6 @@
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +24,7 @@ from lrsegformer.robustness.bench.arguments import BenchDataArguments, Robustnes
 from lrsegformer.robustness.bench.cells import CellFile
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.shift.corruptions import corrupt, image_seed
+from tests.ranks import run_two_ranks
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "robustness.py"
 DATA = BenchDataArguments(dataset="digits", image_size=64, max_eval_samples=4)
@@ -200,15 +198,8 @@ def test_cells_of_attacks_that_draw_for_a_whole_batch_hang_on_its_size(finished,
 def test_two_processes_give_the_results_of_one(models, tmp_path):
     options = f"--models {models['stable_softplus']} --dataset digits --image_size 64 --max_eval_samples 5".split()
     options += "--attacks pgd sea --eps 2 --steps 2 --reliability --batch_size 2".split()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.run(
-        [*launch, str(SCRIPT), *options, "--seed", str(SEED), "--output_dir", str(tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    options += ["--seed", str(SEED), "--output_dir", str(tmp_path / "two")]
+    run_two_ranks(SCRIPT, *options, log=tmp_path / "log.txt")
     arguments = make_arguments(
         models, tmp_path / "one", ["stable_softplus"], attacks=["pgd", "sea"], eps=[2.0], corruptions=[]
     )
