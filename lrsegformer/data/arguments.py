@@ -1,5 +1,6 @@
 """What the user says about the data. Light on purpose: `--help` imports this file, so no torch, no transformers."""
 
+import math
 from dataclasses import dataclass, field
 
 from lrsegformer.errors import InputError
@@ -92,6 +93,30 @@ class DataArguments:
             "const": True,
         },
     )
+    image_range: str | None = field(
+        default=None,
+        metadata={
+            "help": "Values that become black and white, for images with more than 8 bits a channel: 0,4095. Default: "
+            "found once over the training images, said, and saved with the model."
+        },
+    )
+    image_bands: str | None = field(
+        default=None,
+        metadata={
+            "help": "The three bands to use as red, green and blue, or the one to use as grey, counted from 1: 4,3,2. "
+            "Needed for images with other bands than one, three, or three and an opaque alpha channel."
+        },
+    )
+    image_page: int | None = field(
+        default=None,
+        metadata={"help": "The page to use of image and mask files that hold several (TIFF, GIF), counted from 1."},
+    )
+    max_image_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Refuse images of more pixels. Default: Pillow's limit against decompression bombs, 178956970."
+        },
+    )
     image_size: int | None = field(
         default=None,
         metadata={
@@ -142,7 +167,8 @@ class DataArguments:
 
     def __post_init__(self):
         smallest = {"image_size": SMALLEST_INPUT, "eval_size": SMALLEST_INPUT}
-        for name in ("image_size", "eval_size", "max_train_samples", "max_eval_samples"):
+        counts = ("image_size", "eval_size", "max_train_samples", "max_eval_samples", "image_page", "max_image_pixels")
+        for name in counts:
             value, least = getattr(self, name), smallest.get(name, 1)
             if value is not None and value < least:
                 raise InputError(f"--{name} is {value}; give a whole number of at least {least}")
@@ -155,6 +181,8 @@ class DataArguments:
             raise InputError(f"--crop_area_min is {self.crop_area_min}; give a share above 0 and at most 1")
         if self.score_at not in ("original", "resized"):
             raise InputError(f"--score_at is {self.score_at!r}; give `original` or `resized`")
+        parse_range(self.image_range)
+        parse_bands(self.image_bands)
         if self.mask_values is not None and self.reduce_zero_label:
             raise InputError(
                 "--mask_values and --reduce_zero_label both say what 0 in a mask means; leave one of them out"
@@ -177,3 +205,31 @@ class DataArguments:
 
 
 FOLDER_OPTIONS = ("train_images", "train_masks", "validation_images", "validation_masks")
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """The two numbers of `--image_range`, the first one smaller."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(number) for number in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not -math.inf < low < high < math.inf:
+        raise InputError(f"--image_range {text}: give the values that become black and white, such as 0,4095")
+    return low, high
+
+
+def show_range(value_range: tuple[float, float]) -> str:
+    """What [`parse_range`] takes back, to the last digit."""
+    return ",".join(str(int(bound)) if float(bound).is_integer() else repr(float(bound)) for bound in value_range)
+
+
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
+    """The one or three numbers of `--image_bands`, from 1."""
+    if text is None:
+        return None
+    numbers = [number.strip() for number in text.split(",")]
+    if len(numbers) not in (1, 3) or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise InputError(f"--image_bands {text}: give one band or three, counted from 1, such as 4,3,2")
+    return tuple(int(number) for number in numbers)

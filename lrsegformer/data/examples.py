@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from lrsegformer.data.files.pixels import ImageReading, explained, open_checked, read_pixels, to_rgb
 from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,27 +57,28 @@ class DataSource:
     hub_id: str | None = None
 
 
-def open_image(file: str | Path | bytes, name: str | None = None) -> Image.Image:
+def open_image(file: str | Path | bytes, name: str | None = None, reading: ImageReading | None = None) -> Image.Image:
     """
-    Reads a picture of any mode as upright 8-bit RGB.
+    Reads a picture of any mode and depth as upright 8-bit RGB.
 
     Args:
         file (`str`, `Path` or `bytes`): the file, or its encoded content.
         name (`str`, *optional*): what to call it in an error message; needed for bytes.
+        reading ([`~lrsegformer.data.files.pixels.ImageReading`], *optional*):
+            Scale of deep images, bands, page, and the limit of pixels.
 
     Raises:
-        InputError: the file is missing, truncated, not an image, or holds floating point pixels.
+        InputError: the file is missing, truncated or not an image, or holds something that would be dropped and was
+            not chosen: bands beyond three, an alpha channel that is not opaque, further pages, values without a range.
     """
-    name = name or str(file)
-    image = _read(file, name)
-    if image.mode.startswith("I"):
-        return _from_16_bits(image)
-    if image.mode == "F":
-        raise InputError(f"{name}: floating point pixels have no defined range; save the image with 8 bits a channel")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    name, reading = name or str(file), reading or ImageReading()
+    with explained(name):
+        return to_rgb(read_pixels(file, name, reading), name, reading)
 
 
-def open_mask(file: str | Path | bytes, name: str | None = None, colours: bool = False) -> np.ndarray:
+def open_mask(
+    file: str | Path | bytes, name: str | None = None, colours: bool = False, reading: ImageReading | None = None
+) -> np.ndarray:
     """
     Reads the raw values of a mask: palette indices, 1- to 16-bit grey values or 32-bit integers, as they are stored.
 
@@ -84,6 +86,7 @@ def open_mask(file: str | Path | bytes, name: str | None = None, colours: bool =
         file (`str`, `Path` or `bytes`): the file, or its encoded content.
         name (`str`, *optional*): what to call it in an error message; needed for bytes.
         colours (`bool`, defaults to `False`): read colours `0xRRGGBB`, those of the palette where there is one.
+        reading ([`~lrsegformer.data.files.pixels.ImageReading`], *optional*): page and limit of pixels.
 
     Returns:
         `numpy.ndarray` of shape `(height, width)`, uint8 or int32.
@@ -93,8 +96,8 @@ def open_mask(file: str | Path | bytes, name: str | None = None, colours: bool =
             not asked for, and for transparent ones.
     """
     name = name or str(file)
-    mask = _read(file, name, is_mask=True, colours=colours)
-    values = np.asarray(mask)
+    with explained(name):
+        values = np.asarray(_read_mask(file, name, colours, reading or ImageReading()))
     if colours:
         red, green, blue = (values[..., channel].astype(np.int32) for channel in range(3))
         return red << 16 | green << 8 | blue
@@ -120,30 +123,17 @@ def check_sizes(image: Image.Image, mask: np.ndarray, image_name: str, mask_name
         )
 
 
-def _read(file: str | Path | bytes, name: str, is_mask: bool = False, colours: bool = False) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            stretch = 1
-            if is_mask:
-                _check_mask(image, name, colours)
-                stretch = _grey_stretch(image)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file; check the path") from error
-    except InputError:
-        raise
-    # Pillow's plug-ins report broken content with all of these; SyntaxError is what its PNG and TIFF readers raise.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "not an image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise InputError(f"{name}: cannot be read ({reason}); replace or remove the file") from error
-    if not is_mask:
-        return image
+def _read_mask(file: str | Path | bytes, name: str, colours: bool, reading: ImageReading) -> Image.Image:
+    with open_checked(file, name, reading) as mask:
+        _check_mask(mask, name, colours)
+        stretch = _grey_stretch(mask)
+        mask.load()
+        ImageOps.exif_transpose(mask, in_place=True)
     if colours:
-        return _without_alpha(image, name).convert("RGB")
+        return _without_alpha(mask, name).convert("RGB")
     if stretch > 1:
-        return image.point(lambda value: value // stretch)
-    return image.convert("I") if image.mode.startswith("I;16") else image
+        return mask.point(lambda value: value // stretch)
+    return mask.convert("I") if mask.mode.startswith("I;16") else mask
 
 
 def _check_mask(mask: Image.Image, name: str, colours: bool) -> None:
@@ -168,10 +158,3 @@ def _grey_stretch(mask: Image.Image) -> int:
     """Returns the factor by which Pillow multiplies the grey values of this PNG (1 for 8 bits and more)."""
     raw_mode = mask.tile[0][3] if mask.tile else None
     return _STRETCHED_GREY.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.max(initial=0) > 255:
-        values = values >> 8
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -12,6 +12,8 @@ from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.data.classes.options import label_space_of_masks
 from lrsegformer.data.examples import DataSource, Example, check_sizes, holds_colours, open_image, open_mask
 from lrsegformer.data.files.pairing import is_image, pair_files
+from lrsegformer.data.files.pixels import ImageReading
+from lrsegformer.data.files.scale import reading_of
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
 
@@ -24,26 +26,33 @@ class MaskFolderSource:
 
     Attributes:
         has_colours (`bool`): whether masks are read as colours; `False` until it is set.
+        reading ([`~lrsegformer.data.files.pixels.ImageReading`]): how the files are read.
     """
 
     def __init__(
-        self, images: str | Path, masks: str | Path, image_suffix: str | None = None, mask_suffix: str | None = None
+        self,
+        images: str | Path,
+        masks: str | Path,
+        image_suffix: str | None = None,
+        mask_suffix: str | None = None,
+        reading: ImageReading | None = None,
     ):
         self.pairs = pair_files(Path(images), Path(masks), image_suffix, mask_suffix)
         self.has_colours = False
+        self.reading = reading or ImageReading()
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Example:
         image_file, mask_file = self.pairs[index]
-        image, mask = open_image(image_file), self.mask(index)
+        image, mask = open_image(image_file, reading=self.reading), self.mask(index)
         check_sizes(image, mask, str(image_file), str(mask_file))
         return Example(image, mask, str(mask_file))
 
     def mask(self, index: int) -> np.ndarray:
         """The raw mask alone, without opening the image."""
-        return open_mask(self.pairs[index][1], colours=self.has_colours)
+        return open_mask(self.pairs[index][1], colours=self.has_colours, reading=self.reading)
 
     def mask_name(self, index: int) -> str:
         """The file, for messages."""
@@ -53,12 +62,21 @@ class MaskFolderSource:
         """Whether the first mask is an image of colours."""
         return holds_colours(self.pairs[0][1])
 
+    def image_content(self, index: int) -> Path:
+        """The file of an image."""
+        return self.pairs[index][0]
+
+    def image_name(self, index: int) -> str:
+        """The file, for messages."""
+        return str(self.pairs[index][0])
+
 
 class ClassFolderSource:
     """Image files below one folder a class. `classes` are the folder names, in the order of the class index."""
 
-    def __init__(self, root: str | Path, classes: list[str] | None = None):
+    def __init__(self, root: str | Path, classes: list[str] | None = None, reading: ImageReading | None = None):
         root = Path(root)
+        self.reading = reading or ImageReading()
         found = _class_folders(root)
         self.classes = found if classes is None else classes
         unknown = sorted(set(found) - set(self.classes))
@@ -74,7 +92,15 @@ class ClassFolderSource:
 
     def __getitem__(self, index: int) -> Example:
         file, class_index = self.files[index]
-        return Example(open_image(file), class_index, str(file))
+        return Example(open_image(file, reading=self.reading), class_index, str(file))
+
+    def image_content(self, index: int) -> Path:
+        """The file of an image."""
+        return self.files[index][0]
+
+    def image_name(self, index: int) -> str:
+        """The file, for messages."""
+        return str(self.files[index][0])
 
     def class_indices(self) -> np.ndarray:
         """The class of every image, without opening one."""
@@ -101,8 +127,8 @@ def load_mask_folders(arguments: DataArguments) -> DataSource:
             for split, option in _splits(arguments)
             for kind in ("images", "annotations")
         ]
-    suffixes = arguments.image_suffix, arguments.mask_suffix
-    train, validation = MaskFolderSource(*folders[:2], *suffixes), MaskFolderSource(*folders[2:], *suffixes)
+    how = arguments.image_suffix, arguments.mask_suffix, reading_of(arguments)
+    train, validation = MaskFolderSource(*folders[:2], *how), MaskFolderSource(*folders[2:], *how)
     is_ade20k = (root / "objectInfo150.csv").is_file() or train.pairs[0][0].stem.startswith(("ADE_train_", "ADE_val_"))
     known = (ADE20K_NAMES, True) if is_ade20k else (None, False)
     return DataSource(train, validation, label_space_of_masks(arguments, train, validation, str(root), *known), name)
@@ -112,8 +138,9 @@ def load_class_folders(arguments: DataArguments) -> DataSource:
     """Opens a classification data set: `<root>/<split>/<class>/*`, classes sorted by folder name."""
     root = Path(arguments.dataset or "").expanduser()
     (train_split, train_option), (validation_split, validation_option) = _splits(arguments)
-    train = ClassFolderSource(_split_folder(root, train_split, train_option))
-    validation = ClassFolderSource(_split_folder(root, validation_split, validation_option), train.classes)
+    reading = reading_of(arguments)
+    train = ClassFolderSource(_split_folder(root, train_split, train_option), None, reading)
+    validation = ClassFolderSource(_split_folder(root, validation_split, validation_option), train.classes, reading)
     names = _rename_classes(train.classes, arguments.class_names) if arguments.class_names else train.classes
     return DataSource(train, validation, LabelSpace(tuple(names)), root.resolve().name)
 

@@ -13,6 +13,8 @@ from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.data.classes.options import label_space_of_masks
 from lrsegformer.data.examples import DataSource, Example, check_sizes, holds_colours, open_image, open_mask
+from lrsegformer.data.files.pixels import ImageReading
+from lrsegformer.data.files.scale import reading_of
 from lrsegformer.data.hub_access import load_splits
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
@@ -43,6 +45,7 @@ class HubSource:
 
     Attributes:
         has_colours (`bool`): whether masks are read as colours; `False` until it is set.
+        reading ([`~lrsegformer.data.files.pixels.ImageReading`]): how the images are read.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class HubSource:
         image_column: str,
         label_column: str,
         classes: tuple[str, ...] | None = None,
+        reading: ImageReading | None = None,
     ):
         from datasets import Image
 
@@ -63,6 +67,7 @@ class HubSource:
         self.rows, self.name, self.image_column, self.label_column = rows, name, image_column, label_column
         self.classes = {label: index for index, label in enumerate(classes)} if classes else None
         self.has_colours = False
+        self.reading = reading or ImageReading()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,17 +75,17 @@ class HubSource:
     def __getitem__(self, index: int) -> Example:
         row = self.rows[int(index)]
         name = f"{self.name} row {index}"
-        image = open_image(_content(row[self.image_column], name), name)
+        image = open_image(_content(row[self.image_column], name), name, self.reading)
         if not self.has_masks:
             return Example(image, self._class_index(row[self.label_column], name), name)
-        mask = open_mask(_content(row[self.label_column], name), self.mask_name(index), self.has_colours)
+        mask = open_mask(_content(row[self.label_column], name), self.mask_name(index), self.has_colours, self.reading)
         check_sizes(image, mask, name, self.mask_name(index))
         return Example(image, mask, name)
 
     def mask(self, index: int) -> np.ndarray:
         """The raw mask alone, without reading the image."""
         name = self.mask_name(index)
-        return open_mask(self._mask_content(index), name, self.has_colours)
+        return open_mask(self._mask_content(index), name, self.has_colours, self.reading)
 
     def mask_name(self, index: int) -> str:
         """Row and column, for messages."""
@@ -89,6 +94,15 @@ class HubSource:
     def is_coloured(self) -> bool:
         """Whether the first mask is an image of colours."""
         return holds_colours(self._mask_content(0))
+
+    def image_content(self, index: int) -> bytes | Path:
+        """The encoded image of a row."""
+        row = self.rows.select_columns([self.image_column])[int(index)]
+        return _content(row[self.image_column], self.image_name(index))
+
+    def image_name(self, index: int) -> str:
+        """The row, for messages."""
+        return f"{self.name} row {index}"
 
     def _mask_content(self, index: int) -> bytes | Path:
         row = self.rows.select_columns([self.label_column])[int(index)]
@@ -129,8 +143,9 @@ def load_hub(arguments: DataArguments, task: str) -> DataSource:
     image_column, label_column = find_columns(features, task, arguments, dataset_id)
     names = _class_names(splits[arguments.train_split], label_column, task)
     strings = names if getattr(features[label_column], "dtype", None) == "string" else None
+    reading = reading_of(arguments)
     train, validation = (
-        HubSource(splits[split], f"{dataset_id} {split}", image_column, label_column, strings)
+        HubSource(splits[split], f"{dataset_id} {split}", image_column, label_column, strings, reading)
         for split in (arguments.train_split, arguments.validation_split)
     )
     return DataSource(

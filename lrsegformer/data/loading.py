@@ -59,6 +59,8 @@ def load_data(
     """
     Opens the data set that the arguments name and gives both splits their transforms.
 
+    Images with more than 8 bits a channel get one scale. The processor keeps it, and what else the options say of the
+    reading of files; see [`~lrsegformer.data.files.pixels.ImageReading.of_processor`].
     With `max_train_samples` the first of a shuffle by `seed` are used, with `max_eval_samples` evenly spaced ones.
 
     Args:
@@ -70,6 +72,7 @@ def load_data(
         InputError: anything the user has to mend: see the sources in `folders.py` and `hub.py`.
     """
     from lrsegformer.data.dataset import ImageDataset
+    from lrsegformer.data.files.scale import settle_scale
     from lrsegformer.data.processor import build_processor
     from lrsegformer.data.transforms import EvaluationTransform
 
@@ -95,6 +98,8 @@ def load_data(
     space = source.label_space
     if not is_digits:
         _check_labels(source, task, train_indices, eval_indices)
+        settle_scale((source.train, source.validation), train_indices, source.dataset_name)
+        source.train.reading.keep_in(processor)
     return DataSplits(
         train=ImageDataset(source.train, space, train_transform, seed, train_indices),
         validation=ImageDataset(source.validation, space, eval_transform, seed, eval_indices),

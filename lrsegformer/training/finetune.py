@@ -1,6 +1,7 @@
 """One fine-tuning run, from arguments to a folder with everything in it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from transformers.utils import logging
 
 from lrsegformer.choices import NO_STRATEGY
 from lrsegformer.data import DataArguments, DataSplits, load_data
+from lrsegformer.data.arguments import show_range
 from lrsegformer.data.dataset import collate
+from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_options
@@ -53,6 +56,9 @@ def finetune(
     image_mean, image_std = channel_statistics(base_model, model_arguments.model_revision)
     with arguments.main_process_first(desc="opening the data set"):
         splits = load_data(data_arguments, task, arguments.seed, image_mean, image_std)
+    value_range = ImageReading.of_processor(splits.processor).value_range
+    if value_range is not None:  # found in the images; a run that continues takes it from run.yaml
+        data_arguments = replace(data_arguments, image_range=show_range(value_range))
     model = start_model(task, model_arguments, splits)
     _warn_of_idle_penalty(model, model_arguments, arguments)
     trainer = LRSegformerTrainer(

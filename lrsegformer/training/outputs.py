@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from lrsegformer.certification.text import head_lines
 from lrsegformer.data import DataSplits
+from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import input_size
 from lrsegformer.evaluation import (
     holds_bounds,
@@ -205,6 +206,9 @@ def _hyperparameters(
         "seed": arguments.seed,
         "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
     }
+    reading = str(ImageReading.of_processor(splits.processor))
+    if reading:
+        values["image files"] = f"{reading} (`lrsegformer.data.examples.open_image` reads them so)"
     return {**values, "scored at": f"{score_at} size"} if task == "segmentation" else values
 
 

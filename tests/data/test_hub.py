@@ -88,6 +88,22 @@ def test_values_and_colours_of_masks_by_option(hub_of):
         hub.load_hub(DataArguments(dataset="a/b", class_names="p,q"), "segmentation").train[0]
 
 
+def test_deep_images_and_bands_follow_the_options(hub_of):
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 4095], [16, 160]], dtype=np.uint16)).save(buffer, "PNG")
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    columns = {"image": [{"bytes": buffer.getvalue(), "path": None}] * 2, "label": [0, 1]}
+    hub_of(
+        train=datasets.Dataset.from_dict(columns, features), validation=datasets.Dataset.from_dict(columns, features)
+    )
+    arguments = DataArguments(dataset="a/b", image_range="0,4095", max_image_pixels=4)
+    image = hub.load_hub(arguments, "classification").train[0].image
+    assert np.asarray(image)[..., 0].tolist() == [[0, 255], [1, 10]]
+    arguments.max_image_pixels = 3
+    with pytest.raises(InputError, match="a/b train row 0: 2x2 are 4 pixels.*--max_image_pixels 4"):
+        hub.load_hub(arguments, "classification").train[0]
+
+
 def test_classes_of_all_rows_without_images(hub_of):
     hub_of(
         train=class_rows(["dog", "cat"], datasets.Value("string")),

@@ -37,6 +37,7 @@ from lrsegformer.robustness.bench.data import (
     shifted_sets,
     training_subset,
     validation_subset,
+    with_saved_reading,
 )
 from lrsegformer.robustness.bench.measuring import measure
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
@@ -79,12 +80,13 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
             "--reliability compares with training images: give --train_images and --train_masks, or leave it out"
         )
     with state.main_process_first():
+        processors = {one.label: scoring_processor(one, data_arguments.eval_size) for one in checkpoints}
+        data_arguments = with_saved_reading(data_arguments, processors)
         splits = open_splits(data_arguments, task, arguments.seed)
         for checkpoint in checkpoints:
             check_classes(checkpoint, splits.label_space.names, splits.dataset_name)
             # Read once before anything is computed: a broken file of the last model must not be found after hours.
             load_checkpoint(checkpoint)
-        processors = {one.label: scoring_processor(one, data_arguments.eval_size) for one in checkpoints}
         # Models whose processors prepare images alike share them.
         plans: dict[str, list[Task]] = {}
         for processor in processors.values():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers.image_processing_utils import BaseImageProcessor
 
 from lrsegformer.data import DataSplits, load_data
-from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS
+from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS, show_range
 from lrsegformer.data.dataset import ImageDataset
+from lrsegformer.data.files.pixels import ImageReading
+from lrsegformer.data.files.scale import reading_of
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.data.processor import without_normalising
 from lrsegformer.data.transforms import EvaluationTransform
@@ -33,6 +36,43 @@ from lrsegformer.robustness.subset import choose_indices, survey
 
 # Images are prepared by the models' own processors ([`prepared_by`]); these statistics reach nothing.
 _UNUSED_STATISTICS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+def with_saved_reading(arguments: BenchDataArguments, processors: Mapping[str, Any]) -> BenchDataArguments:
+    """
+    The options with the scale, bands and page of the image files that the models were trained with.
+
+    Args:
+        processors (`Mapping[str, image processor]`): of each model, by its name.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the models, or a model and an option, differ in them.
+    """
+    saved = {name: ImageReading.of_processor(processor) for name, processor in processors.items()}
+    # A processor that says nothing, such as a stock model's, leaves it to the others.
+    said = [(name, reading) for name, reading in saved.items() if str(reading)]
+    if not said:
+        return arguments
+    (first, reading), *others = said
+    for name, other in others:
+        if other != reading:
+            raise InputError(
+                f"--models {first} and {name} were trained on image files that are read differently "
+                f"({reading}; {other}): compare models of one reading"
+            )
+    given = reading_of(arguments)
+    for option, own, trained in (
+        ("--image_range", given.value_range, reading.value_range),
+        ("--image_bands", given.bands, reading.bands),
+        ("--image_page", given.page, reading.page),
+    ):
+        if None not in (own, trained) and own != trained:
+            raise InputError(f"{option}: the models were trained with {reading}; leave the option out")
+    if reading.value_range is not None:
+        arguments = replace(arguments, image_range=show_range(reading.value_range))
+    if reading.bands is not None:
+        arguments = replace(arguments, image_bands=",".join(str(band) for band in reading.bands))
+    return arguments if reading.page is None else replace(arguments, image_page=reading.page)
 
 
 def open_splits(arguments: BenchDataArguments, task: str, seed: int) -> DataSplits:

@@ -1,6 +1,7 @@
 """Shifted data sets in a run of the bench."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench import bench
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.bench.cells import CellFile
+from lrsegformer.robustness.bench.data import with_saved_reading
 
 SEED = 7
 
@@ -114,3 +116,21 @@ def test_folders_that_do_not_make_a_data_set():
         BenchDataArguments(validation_images="a", validation_masks="b", train_images="c")
     with pytest.raises(InputError, match="--dataset d and --validation_images a both name the data"):
         BenchDataArguments(validation_images="a", validation_masks="b", dataset="d")
+
+
+def test_image_files_are_read_as_in_training():
+    def processor(**attributes):
+        return SimpleNamespace(**attributes)
+
+    data = BenchDataArguments(dataset="digits")
+    trained = processor(image_range=[0.0, 4095.0], image_bands=[4, 2, 1], image_page=2)
+    read = with_saved_reading(data, {"ours": trained, "stock": processor()})
+    assert (read.image_range, read.image_bands, read.image_page) == ("0,4095", "4,2,1", 2)
+    assert with_saved_reading(data, {"stock": processor()}) == data
+    given = BenchDataArguments(dataset="digits", image_range="0,4095.0")
+    assert with_saved_reading(given, {"ours": trained}).image_range == "0,4095"
+    given.image_range = "0,1"
+    with pytest.raises(InputError, match="--image_range: the models were trained with values 0 to 4095"):
+        with_saved_reading(given, {"ours": trained})
+    with pytest.raises(InputError, match="a and b were trained on image files that are read differently"):
+        with_saved_reading(data, {"a": trained, "b": processor(image_range=[0, 255])})
