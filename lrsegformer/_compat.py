@@ -1,5 +1,6 @@
 """
-Every place where the package touches internals of transformers, each with the upstream issue that makes it necessary.
+Every place where the package touches internals of transformers and accelerate, each with the upstream issue that makes
+it necessary.
 
 Each has a test in `tests/test_compat.py` that fails when the workaround is no longer needed.
 """
@@ -14,6 +15,7 @@ from transformers.conversion_mapping import (
 from transformers.models.auto import modeling_auto
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -62,6 +64,21 @@ def load_checkpoint_strictly(model: "PreTrainedModel", folder: str | Path) -> No
             f"unexpected {unexpected or 'nothing'}."
         )
     model.load_state_dict(loaded.state_dict(), strict=True)
+
+
+def remove_autocast(model: "torch.nn.Module") -> None:
+    """
+    Give a model its own forward back, which `Accelerator.prepare_model` has wrapped in autocast.
+
+    accelerate 1.15's `unwrap_model(keep_fp32_wrapper=False)` looks for the own forward by comparing functions with a
+    bound method, does not find it, and takes the decorators of the own forward off as well: hidden states are no
+    longer handed out (we found no upstream issue).
+    """
+    own_forward = model.__dict__.pop("_original_forward", None)
+    if own_forward is not None:
+        del model.forward
+        if model.forward != own_forward:
+            model.forward = own_forward
 
 
 class StrictCheckpointMixin:

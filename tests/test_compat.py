@@ -4,10 +4,13 @@ Each workaround of `lrsegformer/_compat.py` twice: that it works, and that stock
 A test named `test_upstream_...` that fails after an upgrade is good news: the workaround beside it can go.
 """
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from transformers import (
     SegformerConfig,
@@ -20,7 +23,12 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from lrsegformer import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
-from lrsegformer._compat import StrictCheckpointMixin, load_checkpoint_strictly, register_key_renaming
+from lrsegformer._compat import (
+    StrictCheckpointMixin,
+    load_checkpoint_strictly,
+    register_key_renaming,
+    remove_autocast,
+)
 
 SIZES = {
     "depths": (1, 1, 1, 1),
@@ -196,3 +204,45 @@ def test_checkpoint_without_plain_weights_goes_the_stock_way(tmp_path):
     trainer = trainer_for(StrictTrainer, our_model("orthogonal"), tmp_path)
     with pytest.raises(ValueError, match="Can't find a valid checkpoint"):
         trainer._load_from_checkpoint(str(tmp_path / "empty"))
+
+
+def doubled(forward):
+    """A decorator of a model's forward, as those that hand out hidden states are."""
+
+    @functools.wraps(forward)
+    def wrapped(self, pixels):
+        return 2 * forward(self, pixels)
+
+    return wrapped
+
+
+class DecoratedModel(torch.nn.Linear):
+    """A model whose own forward is decorated."""
+
+    @doubled
+    def forward(self, pixels):
+        return super().forward(pixels)
+
+
+@pytest.fixture
+def bf16_accelerator():
+    AcceleratorState._reset_state()
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state()
+
+
+def test_a_model_gets_its_own_forward_back(bf16_accelerator):
+    model, pixels = DecoratedModel(16, 4), torch.rand(2, 16)
+    expected = model(pixels)
+    assert not torch.equal(bf16_accelerator.prepare_model(model)(pixels), expected)
+    for _ in range(2):
+        remove_autocast(model)
+        assert torch.equal(model(pixels), expected)
+    assert "forward" not in model.__dict__
+
+
+def test_upstream_takes_off_the_decorators_too(bf16_accelerator):
+    model, pixels = DecoratedModel(16, 4), torch.rand(2, 16)
+    expected = model(pixels)
+    bf16_accelerator.unwrap_model(bf16_accelerator.prepare_model(model), keep_fp32_wrapper=False)
+    assert not torch.allclose(model(pixels), expected, rtol=0.1)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import logging
 
-from lrsegformer._compat import StrictCheckpointMixin
+from lrsegformer._compat import StrictCheckpointMixin, remove_autocast
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
@@ -267,8 +267,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         [`evaluate`] in the precision of the weights: without autocast, which training has with `bf16` or `fp16`, and
         without a cast of the model. Who loads the saved model gets these scores. Training cannot go on after it.
         """
-        # In place: what is called from here on is the model's own forward.
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        remove_autocast(self.accelerator.unwrap_model(self.model))
         self.args.bf16_full_eval = self.args.fp16_full_eval = False
         return self.evaluate()
 

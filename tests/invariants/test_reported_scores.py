@@ -210,12 +210,37 @@ def evaluation_loss(model, folder, frames) -> float:
 
 def test_the_best_model_is_the_one_that_is_scored_and_saved(frames, tmp_path):
     options = "--load_best_model_at_end --metric_for_best_model mean_iou --eval_strategy steps --eval_steps 2".split()
-    options += "--save_strategy steps --save_steps 2 --learning_rate 0.03".split()
+    options += "--save_strategy steps --save_steps 2 --save_total_limit 9 --learning_rate 0.03".split()
     folder, results = segment(frames, tmp_path / "run", *options)
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     scores = [line["eval_mean_iou"] for line in history if "eval_mean_iou" in line]
     assert scores[-1] == results["eval_mean_iou"] == max(scores)
     assert_reported(results, *segmentation_scores(list(by_post_processing(folder, frames))))
+    # A checkpoint is a model as well, with its processor and the scores of its step.
+    (logged,) = (line for line in history if line["step"] == 2 and "eval_mean_iou" in line)
+    assert_reported(logged, *segmentation_scores(list(by_post_processing(folder / "checkpoint-2", frames))))
+
+
+def test_reduced_labels(frames, tmp_path):
+    """Masks that count from 1, with 0 for void, as ADE20K's: the saved processor reduces them as evaluation does."""
+    raw = tmp_path / "masks"
+    raw.mkdir()
+    for file in sorted((frames / "masks").iterdir()):
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(np.where(mask == 9, 0, mask + 1).astype(np.uint8)).save(raw / file.name)
+    images = str(frames / "images")
+    data = ["--train_images", images, "--train_masks", str(raw), "--validation_images", images]
+    data += ["--validation_masks", str(raw), "--class_names", ",".join(CLASSES), "--reduce_zero_label"]
+    folder = tmp_path / "run"
+    main("segmentation", [*SHARED, *data, "--output_dir", str(folder)])
+    results = json.loads((folder / "all_results.json").read_text())
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert processor.do_reduce_labels
+    answers = []
+    for answer, file in zip(by_post_processing(folder, frames), sorted((frames / "images").iterdir()), strict=True):
+        mask = processor.reduce_label(np.array(Image.open(raw / f"{file.stem}.png")))
+        answers.append((answer[0], np.where(mask == 255, 9, mask)))
+    assert_reported(results, *segmentation_scores(answers))
 
 
 def test_a_subset_is_called_one(frames, photographs, tmp_path, capsys):
