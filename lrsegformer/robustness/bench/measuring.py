@@ -79,16 +79,7 @@ def measure(run: Run, condition: Condition) -> tuple[dict[str, Any], list[Sample
 
 
 def attack_batch(model: PixelModel, batch: Batch, condition: Condition, seed: int) -> AttackResult:
-    """
-    Attack a batch.
-
-    Args:
-        model ([`PixelModel`]): on the device of the batch.
-        batch ([`~lrsegformer.robustness.subset.Batch`]): clean images and true labels.
-        condition ([`~lrsegformer.robustness.conditions.Condition`]): an attack with all its numbers; where it has no
-            radius, the smallest perturbation is looked for.
-        seed (`int`): of random starts and of target classes.
-    """
+    """Attack a batch as a condition says; where it has no radius, the smallest perturbation is looked for."""
     if condition.radius is None:
         threat = Threat.unlimited(condition.norm, batch.images)
     else:
@@ -110,9 +101,10 @@ def _count_batch(run: Run, condition: Condition, batch: Batch) -> list[ImageCoun
     attacked = attack_batch(run.model, batch, condition, run.seed)
     after = predicted(run, batch, attacked.images)
     tables += [_tables(run, after, batch.labels)] if attacked.counts is None else candidate_tables(attacked.counts)
-    targets = attacked.targets
-    at_target = None if targets is None else _pixels_at_target(run, after, targets)
-    distances = None if attacked.distances is None else _as_on_command_line(attacked.distances, condition.norm)
+    at_target = None if attacked.targets is None else _pixels_at_target(run, after, attacked.targets)
+    distances = attacked.distances
+    if distances is not None:  # in the units in which radii are given
+        distances = (distances / Threat.parse(condition.norm, 1.0).radius).tolist()
     return [
         ImageCounts(
             position,
@@ -130,11 +122,6 @@ def _count_batch(run: Run, condition: Condition, batch: Batch) -> list[ImageCoun
 def candidate_tables(counts: Tensor) -> list[list[SparseTable]]:
     """Of each candidate but the first, which is the clean image and has been counted, the images' tables."""
     return [[sparse(table) for table in candidate] for candidate in counts.unbind(dim=1)[1:]]
-
-
-def _as_on_command_line(distances: Tensor, norm: str) -> list[float]:
-    """Distances in the units in which radii are given."""
-    return (distances / Threat.parse(norm, 1.0).radius).tolist()
 
 
 def _pixels_at_target(run: Run, predictions: Tensor, targets: Tensor) -> list[tuple[int, int]]:
