@@ -5,7 +5,8 @@ Importing this package is cheap: torch, `datasets` and scikit-learn are loaded b
 
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.examples import open_image
+from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.data.loading import DataSplits, load_data
 
-__all__ = ["DataArguments", "DataSplits", "LabelSpace", "load_data", "open_image"]
+__all__ = ["DataArguments", "DataSplits", "ImageReading", "LabelSpace", "load_data", "open_image"]

@@ -45,6 +45,7 @@ def write_model_card(
     hyperparameters: Mapping[str, Any],
     versions: Mapping[str, str],
     scored: str,
+    image_reading: str = "",
     command: str | None = None,
 ) -> Path:
     """Write `README.md`: YAML metadata for the Hub, use, scores, Lipschitz bounds, recipe.
@@ -63,6 +64,7 @@ def write_model_card(
         hyperparameters (`dict`): the recipe, name to value.
         versions (`dict`): library name to version.
         scored (`str`): a sentence that says on which images, from which inputs and at which size the scores were made.
+        image_reading (`str`, defaults to `""`): how image files are read, where the saved processor holds that.
         command (`str`, *optional*): the command line of the run.
 
     Returns:
@@ -99,6 +101,7 @@ def write_model_card(
         scope=lipschitz_report.get("scope"),
         scores=_scores(scores),
         scored=scored,
+        image_reading=image_reading,
         classes=_classes(metrics, config),
         bounds=bounds_section(lipschitz_report),
         command=command,

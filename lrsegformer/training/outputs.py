@@ -90,6 +90,7 @@ def write_run_outputs(
         dataset_hub_id=splits.hub_id,
         metrics=scores,
         scored=how_scored(results, task),
+        image_reading=str(ImageReading.of_processor(splits.processor)),
         lipschitz_report=report,
         hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"]),
         versions=_versions(),
@@ -208,7 +209,7 @@ def _hyperparameters(
     }
     reading = str(ImageReading.of_processor(splits.processor))
     if reading:
-        values["image files"] = f"{reading} (`lrsegformer.data.examples.open_image` reads them so)"
+        values["image files"] = f"{reading} (`lrsegformer.data.open_image` reads them so)"
     return {**values, "scored at": f"{score_at} size"} if task == "segmentation" else values
 
 

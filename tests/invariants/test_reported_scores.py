@@ -243,6 +243,26 @@ def test_reduced_labels(frames, tmp_path):
     assert_reported(results, *segmentation_scores(answers))
 
 
+def test_sensor_images(frames, tmp_path, monkeypatch):
+    """12 bits in 16-bit files: the scale is saved with the processor, and the card's code reads files by it."""
+    deep = tmp_path / "deep"
+    (deep / "images").mkdir(parents=True)
+    (deep / "masks").symlink_to(frames / "masks")
+    for file in sorted((frames / "images").iterdir()):
+        grey = np.asarray(load_image(str(file)).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(grey).save(deep / "images" / f"{file.stem}.png")
+    folder, results = segment(deep, tmp_path / "run", "--image_range", "0,4095")
+    code = ModelCard.load(folder / "README.md").text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    code = code.replace('source = "."', 'source = "run"')
+    answers = []
+    for file in sorted((deep / "images").iterdir()):
+        names: dict = {}
+        exec(compile(code.replace("image.tif", str(file)), "README.md", "exec"), names)
+        answers.append((names["classes"].numpy(), mask_of(frames, file)))
+    assert_reported(results, *segmentation_scores(answers))
+
+
 def test_a_subset_is_called_one(frames, photographs, tmp_path, capsys):
     folder, results = segment(frames, tmp_path / "segmentation", "--max_eval_samples", "3")
     assert results["validation_images"] == {"scored": 3, "of": 8}

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import build_processor, load_processor, normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
@@ -132,7 +133,8 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
 
 def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImageProcessor:
     """
-    What makes a model's inputs: the processor saved with it, or one of ours for `eval_size` with its normalisation.
+    What makes a model's inputs: the processor saved with it, or one of ours for `eval_size` with its normalisation and
+    its reading of files.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: the checkpoint has none.
@@ -146,7 +148,9 @@ def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImag
         ) from None
     if eval_size is None:
         return processor
-    return build_processor(checkpoint.task, eval_size, *normalisation(processor))
+    resized = build_processor(checkpoint.task, eval_size, *normalisation(processor))
+    ImageReading.of_processor(processor).keep_in(resized)
+    return resized
 
 
 def weights_fingerprint(model: PreTrainedModel, statistics: Sequence[Sequence[float]]) -> str:

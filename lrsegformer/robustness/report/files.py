@@ -49,7 +49,7 @@ _SCORES = {
     "segmentation": ("mean_iou", "mean_accuracy", "accuracy", "precision", "recall", "f1", "matthews_correlation"),
     "classification": ("accuracy", "precision", "recall", "f1", "matthews_correlation"),
 }
-_PER_CLASS = ("class", "reference", "iou", "accuracy")
+_PER_CLASS = ("input", "class", "reference", "iou", "accuracy")
 
 
 def write_report(
@@ -132,6 +132,7 @@ def _class_lines(cell: Mapping[str, Any], context: Mapping[str, Any]) -> Iterabl
         reference = int(accuracy_table[index].sum())
         yield {
             **condition,
+            "input": cell["input"],
             "class": name,
             "reference": reference,
             "iou": int(iou_table[index, index]) / union if union and context["task"] == "segmentation" else None,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import SegformerImageProcessorPil
 
+from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import input_size
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench.checkpoints import (
@@ -55,10 +56,13 @@ def test_what_cannot_be_read(folder, tmp_path):
     (checkpoint,) = find_checkpoints([str(folder)])
     load_checkpoint(checkpoint)
     one_line(lambda: scoring_processor(checkpoint, None), "preprocessor_config.json", "--models")
-    SegformerImageProcessorPil(image_mean=[0.1, 0.2, 0.3]).save_pretrained(folder)
+    saved = SegformerImageProcessorPil(image_mean=[0.1, 0.2, 0.3])
+    ImageReading(value_range=(0, 4095)).keep_in(saved)
+    saved.save_pretrained(folder)
     for eval_size, size in ((None, "512x512"), (90, "short side 90 (long side at most 2048)")):
         processor = scoring_processor(checkpoint, eval_size)
         assert tuple(processor.image_mean) == (0.1, 0.2, 0.3) and input_size(processor) == size
+        assert ImageReading.of_processor(processor).value_range == (0, 4095)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
     one_line(lambda: load_checkpoint(checkpoint), "cannot be loaded", str(folder))
