@@ -41,7 +41,7 @@ $(VENV)/installed-bench: setup.cfg constraints.txt
 test: install-test
 	$(PYTEST) $(PYTEST_OPTIONS)
 
-# Ten times the cases of every property, and the tests marked slow.
+# A thousand cases of every property instead of thirty, and the tests marked slow.
 test-all: install-test
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "" $(PYTEST_OPTIONS)
 

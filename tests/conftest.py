@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_configure(config: pytest.Config) -> None:
     """Load what tests need. The process that hands them out to workers runs none, and starts seconds earlier so."""
     # Cases a property test; `--hypothesis-profile` has the last word.
-    settings.register_profile("default", max_examples=100, deadline=None)
+    settings.register_profile("default", max_examples=30, deadline=None)
     settings.register_profile("thorough", max_examples=1000, deadline=None)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
     if config.getoption("dist", "no") != "no":

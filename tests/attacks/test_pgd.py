@@ -169,7 +169,15 @@ def test_accuracy_is_that_of_foolbox_at_the_same_steps(digits_classifier, norm, 
     assert accuracy == pytest.approx(1 - flipped.double().mean().item(), abs=0.01)
 
 
-@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.03), ("linf", 0.06), ("l2", 0.2), ("l2", 0.4)])
+@pytest.mark.parametrize(
+    ("norm", "radius"),
+    [
+        pytest.param("linf", 0.03, marks=pytest.mark.slow),
+        ("linf", 0.06),
+        pytest.param("l2", 0.2, marks=pytest.mark.slow),
+        ("l2", 0.4),
+    ],
+)
 def test_accuracy_is_that_of_autopgd_after_restarts(digits_classifier, norm, radius):
     pyautoattack = pytest.importorskip("pyautoattack", reason="pyautoattack of the extra robustness is not installed")
     model, images, labels = digits_classifier

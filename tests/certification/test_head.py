@@ -67,7 +67,7 @@ def to_relu(head: nn.Module, features: Sequence[torch.Tensor]) -> torch.Tensor:
     return head.batch_norm(head.fuse(features)) - head.batch_norm(head.fuse(zeros))
 
 
-def largest_ratio(head: nn.Module, norm: str, sizes: Sequence[tuple[int, int]], steps: int = 60) -> float:
+def largest_ratio(head: nn.Module, norm: str, sizes: Sequence[tuple[int, int]], steps: int = 30) -> float:
     """How far gradient ascent from random pairs can drive the ratio of output to input differences."""
     generator = torch.Generator().manual_seed(1)
     shapes = [(8, channels, *size) for channels, size in zip(HIDDEN_SIZES, sizes, strict=True)]

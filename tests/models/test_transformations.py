@@ -43,7 +43,11 @@ def assert_same_step(actual: tuple, expected: tuple, tolerance: float = 1e-5) ->
             assert difference <= tolerance * gradient.abs().max() + rounding, name
 
 
-@pytest.mark.parametrize("strategy", TRAINED)
+# Layers are compiled one by one in tests/layers; here it is the heads' own passes: the plain, and that of the penalty.
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(None, marks=pytest.mark.slow), "stable_softplus",
+                 pytest.param("orthogonal", marks=pytest.mark.slow), "jacobian_norm"],
+)  # fmt: skip
 def test_training_step_compiles_without_a_graph_break(make_model, images, labels, strategy):
     torch.compiler.reset()
     model, plain = (make_model(strategy, **TWO_STAGES).train() for _ in range(2))

@@ -24,16 +24,21 @@ def few(digits_classifier):
 
 
 @pytest.fixture
-def quick_square(monkeypatch):
-    """Square with fewer queries: it takes most of AutoAttack's time."""
-    module = pytest.importorskip("pyautoattack.square")
-    run = module.SquareAttack.attack_single_run
+def shortened(monkeypatch):
+    """Square with fewer queries and FAB with fewer steps: they take most of AutoAttack's time."""
+    module, fab = (pytest.importorskip(f"pyautoattack.{name}") for name in ("square", "fab_base"))
+    run, perturb = module.SquareAttack.attack_single_run, fab.FABAttack.perturb
 
-    def shortened(self, images, labels):
+    def shorter_square(self, images, labels):
         self.n_queries = min(self.n_queries, 300)
         return run(self, images, labels)
 
-    monkeypatch.setattr(module.SquareAttack, "attack_single_run", shortened)
+    def shorter_fab(self, images, labels):
+        self.n_iter = min(self.n_iter, 20)
+        return perturb(self, images, labels)
+
+    monkeypatch.setattr(module.SquareAttack, "attack_single_run", shorter_square)
+    monkeypatch.setattr(fab.FABAttack, "perturb", shorter_fab)
 
 
 def is_right(model, images, labels):
@@ -41,7 +46,7 @@ def is_right(model, images, labels):
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
-def test_auto_attack(few, quick_square, threat):
+def test_auto_attack(few, shortened, threat):
     model, images, labels = few
     before = torch.get_rng_state()
     found = auto_attack(model, images, labels, threat)
@@ -61,7 +66,7 @@ def test_auto_attack(few, quick_square, threat):
     assert torch.equal(again.images, found.images)
 
 
-def test_a_model_without_weakness_has_no_flag(few, quick_square):
+def test_a_model_without_weakness_has_no_flag(few, shortened):
     model, images, labels = few
     assert auto_attack(model, images, labels, THREATS[0]).warnings == ()
 
@@ -86,7 +91,7 @@ class Stepped(nn.Module):
         return self.model((images * 16).round() / 16 + 0 * images)
 
 
-def test_flags_are_kept_as_text(few, quick_square, caplog):
+def test_flags_are_kept_as_text(few, shortened, caplog):
     model, images, labels = few
     logger = logging.getLogger("auto-attack")
     handlers, propagates = list(logger.handlers), logger.propagate
@@ -103,7 +108,7 @@ def test_flags_are_kept_as_text(few, quick_square, caplog):
     assert logger.handlers == handlers and logger.propagate == propagates
 
 
-def test_square_beating_the_gradients_is_flagged(few, quick_square):
+def test_square_beating_the_gradients_is_flagged(few, shortened):
     """A masked model: the black box finds what the gradient attacks cannot."""
     pytest.importorskip("pyautoattack")
     model, images, labels = few
@@ -122,7 +127,7 @@ def test_the_flag_on_square_is_one_of_the_whole_data_set():
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
-def test_few_classes(quick_square, linear, classes):
+def test_few_classes(shortened, linear, classes):
     generator = torch.Generator().manual_seed(0)
     model = linear(torch.randn(classes, 48, generator=generator), torch.zeros(classes))
     images = torch.rand(10, 3, 4, 4, generator=generator)
@@ -132,7 +137,7 @@ def test_few_classes(quick_square, linear, classes):
     assert any("apgd-t is not defined" in warning for warning in found.warnings) == (classes < 4)
 
 
-def test_one_image_and_none_that_is_right(few, quick_square):
+def test_one_image_and_none_that_is_right(few, shortened):
     model, images, labels = few
     index = int(is_right(model, images, labels).nonzero()[0])
     one = auto_attack(model, images[index : index + 1], labels[index : index + 1], THREATS[1])
