@@ -1,6 +1,6 @@
 """The Trainer: penalty, exact scaling of the loss, optimizer groups, bounded-memory scores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +55,27 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     loss_is_scaled_for_ga = True
     args: LRSegformerTrainingArguments
 
-    def __init__(self, model: Any = None, args: LRSegformerTrainingArguments | None = None, **kwargs):
+    def __init__(self, model: Any = None, args: LRSegformerTrainingArguments | None = None, *others, **named):
         if args is None:
-            eval_strategy = "no" if kwargs.get("eval_dataset") is None else "steps"
+            eval_strategy = "no" if named.get("eval_dataset") is None else "steps"
             args = LRSegformerTrainingArguments(output_dir="trainer_output", eval_strategy=eval_strategy)
-        compute_metrics: Callable | None = kwargs.pop("compute_metrics", None)
-        scores = None
-        if compute_metrics is None and model is not None:
-            scores = compute_metrics = RunningScores.for_model(model)
+        if not isinstance(args, LRSegformerTrainingArguments):
+            raise InputError(
+                f"args is a {type(args).__name__}: give LRSegformerTrainingArguments, which has the same options and "
+                "those of the penalty."
+            )
+        super().__init__(model, args, *others, **named)
+        self._scores = None
+        if self.compute_metrics is None:
+            self._scores = self.compute_metrics = RunningScores.for_model(self.model)
             args.batch_eval_metrics = True
-        super().__init__(model=model, args=args, compute_metrics=compute_metrics, **kwargs)
         # A stock model takes **kwargs, which the Trainer reads as "normalises its loss itself" (transformers#47688).
         self.model_accepts_loss_kwargs = False
         self._segments = task_of(self.model) == "segmentation"
-        if self._segments and args.label_smoothing_factor:
-            self._smooth_in_the_loss(args.label_smoothing_factor)
+        if self._segments:
+            _smooth_in_the_loss(self.accelerator.unwrap_model(self.model), args.label_smoothing_factor)
+            self.label_smoother = None
         self._adversary = self._adversarial_training()
-        self._scores = scores
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
         self._finite = FiniteChecks(args, at_once=args.device.type == "cpu")
@@ -83,6 +87,13 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         """Train, or continue; see [`~transformers.Trainer.train`]."""
         self._reset_parts()
         return super().train(*args, **kwargs)
+
+    def call_model_init(self, trial: Any = None) -> torch.nn.Module:
+        """A fresh model for a run, or for a trial of a search; see [`~transformers.Trainer.call_model_init`]."""
+        model = super().call_model_init(trial)
+        if task_of(model) == "segmentation":
+            _smooth_in_the_loss(model, self.args.label_smoothing_factor)
+        return model
 
     def get_train_dataloader(self) -> DataLoader:
         """The training batches; see [`~transformers.Trainer.get_train_dataloader`]."""
@@ -130,12 +141,14 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             inputs = {**inputs, "labels": inputs["labels"].long()}
         if self._adversary is not None and model.training:
             inputs = self.adversarial_inputs(model, inputs)
-        outputs = model(**inputs)
-        task_loss = self.task_loss(outputs, inputs)
+        outputs = self._outputs(model, inputs)
+        task_loss = self.task_loss(outputs, inputs, num_items_in_batch)
         penalty = outputs.get("lipschitz_penalty")
         penalty = task_loss.new_zeros(()) if penalty is None else penalty
         if model.training:
             valid_share, sample_share = self._shares(inputs, num_items_in_batch)
+            if self.compute_loss_func is not None:
+                valid_share = self.accelerator.num_processes  # It has divided by the items of the whole batch itself.
             task_loss, weighted = task_loss * valid_share, penalty * (sample_share * self.args.lambda_lip)
             self._task_sum = self._task_sum.to(task_loss.device) + task_loss.detach()
             self._penalty_sum = self._penalty_sum.to(task_loss.device) + weighted.detach()
@@ -149,9 +162,35 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         loss = task_loss + weighted
         return (loss, outputs) if return_outputs else loss
 
-    def task_loss(self, outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """The loss without the penalty, the mean over what counts in this batch; smoothed where that is asked for."""
-        return outputs["loss"] if self.label_smoother is None else self.label_smoother(outputs, inputs["labels"])
+    def task_loss(
+        self, outputs: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        The loss without the penalty, the mean over what counts in this batch; smoothed where that is asked for.
+
+        A `compute_loss_func` takes its place: called with the outputs, the labels, and as `num_items_in_batch` the
+        number of labels that count (pixels or samples) in the optimizer step's whole batch, or in this one where it is
+        all there is, by which it has to divide.
+        """
+        labels = inputs.get("labels")
+        if self.compute_loss_func is not None:
+            totals = num_items_in_batch
+            if totals is None and labels is not None:
+                totals = self._count(labels)
+            # From the stock evaluation the number comes alone.
+            items = totals[0] if torch.is_tensor(totals) and totals.ndim else totals
+            return self.compute_loss_func(outputs, labels, num_items_in_batch=items)
+        if outputs.get("loss") is None:
+            raise ValueError(
+                f"The model did not return a loss from the inputs {', '.join(inputs)}: the data collator has to give "
+                "`labels`."
+            )
+        return outputs["loss"] if self.label_smoother is None else self.label_smoother(outputs, labels)
+
+    def _outputs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
+        if self.compute_loss_func is not None:  # The model need not compute a loss of its own.
+            inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        return model(**{"return_dict": True, **inputs})
 
     def adversarial_inputs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """A training batch with its images perturbed, where the arguments ask for adversarial training."""
@@ -167,7 +206,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         return {**inputs, "pixel_values": images}
 
     def _loss_under_attack(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        outputs = model(**inputs)
+        outputs = self._outputs(model, inputs)
         self._finite.see_logits(self.state.global_step + 1, True, outputs["logits"].detach())
         return self.task_loss(outputs, inputs)
 
@@ -179,18 +218,6 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             raise InputError("--adversarial_steps needs a whole model on each device: leave out FSDP and DeepSpeed.")
         return AdversarialTraining(steps, eps, *pixel_statistics(self.processing_class, self.train_dataset))
 
-    def _smooth_in_the_loss(self, share: float) -> None:
-        """transformers' own smoothing works along the wrong axis of a map, and takes the ignore label for a class."""
-        config = self.accelerator.unwrap_model(self.model).config
-        if not hasattr(config, "semantic_loss_label_smoothing"):
-            raise InputError(
-                "--label_smoothing_factor with a stock SegFormer for segmentation would smooth over the wrong axis: "
-                "leave it at 0, or train an LRSegformerForSemanticSegmentation (without a strategy it is the stock "
-                "model)."
-            )
-        config.semantic_loss_label_smoothing = share
-        self.label_smoother = None
-
     def _count(self, labels: torch.Tensor) -> torch.Tensor:
         """What a batch's task loss is divided by (valid pixels, weighted by class, or samples), and its samples."""
         samples = torch.tensor(labels.shape[0], dtype=torch.float64, device=labels.device)
@@ -198,6 +225,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             return torch.stack([samples, samples])
         valid = valid_pixels(labels, self._ignore_index)
         weights = getattr(self.accelerator.unwrap_model(self.model).config, "semantic_loss_class_weights", None)
+        weights = weights if self.compute_loss_func is None else None
         return torch.stack([total_weight(labels, valid, weights), samples])
 
     def _shares(self, inputs: dict[str, Any], totals: torch.Tensor | None) -> tuple[torch.Tensor | float, ...]:
@@ -227,8 +255,14 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         if self.accelerator.scaler is not None:
             self._finite.check_loss_scale(self.state.global_step, self.accelerator.scaler.get_scale())
         if "loss" in logs:
-            logs = {**logs, **self._training_parts()}
-        super().log({name: value for name, value in logs.items() if not isinstance(value, list)}, start_time)
+            logs.update(self._training_parts())
+        lists = {name: logs.pop(name) for name in list(logs) if isinstance(logs[name], list)}
+        super().log(logs, start_time)  # In place: the epoch that it adds is part of what train and evaluate return.
+        logs.update(lists)
+
+    def log_metrics(self, split: str, metrics: dict[str, Any]) -> None:
+        """Print the scores, but for the lists of each class; see [`~transformers.Trainer.log_metrics`]."""
+        super().log_metrics(split, {name: value for name, value in metrics.items() if not isinstance(value, list)})
 
     def _training_parts(self) -> dict[str, float]:
         steps = max(self._steps_in_parts, 1)
@@ -256,11 +290,13 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Scores of the whole data set, from one confusion matrix; see [`~transformers.Trainer.evaluate`]."""
-        self._scoring = self._scores is not None
+        preprocess = self.preprocess_logits_for_metrics
+        if self._scores is not None:  # Counts leave the device, not logits.
+            self._scoring, self.preprocess_logits_for_metrics = True, None
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self._scoring = False
+            self._scoring, self.preprocess_logits_for_metrics = False, preprocess
 
     def evaluate_as_saved(self) -> dict[str, float]:
         """
@@ -296,7 +332,10 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, Any, Any]:
         """During [`evaluate`], logits and labels become counts a sample, which is all that leaves the device."""
-        if not self._scoring or prediction_loss_only:
+        if not self._scoring or prediction_loss_only or inputs.get("labels") is None:
+            if ignore_keys is None:
+                ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", None) or []
+            ignore_keys = [*ignore_keys, "lipschitz_penalty"]
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -322,12 +361,32 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         """The optimizer of `args`, over the groups of SegFormer's recipe ([`parameter_groups`])."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, model
+            )
+            if not issubclass(optimizer_class, torch.optim.Optimizer) or "params" in options or "model" in options:
+                return super().create_optimizer(model)  # Makes groups of its own kind.
             groups = parameter_groups(
-                model, self.args.learning_rate, self.args.head_learning_rate_multiplier, self.args.weight_decay
+                model,
+                options.get("lr", self.args.learning_rate),
+                self.args.head_learning_rate_multiplier,
+                options.get("weight_decay", self.args.weight_decay),
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+
+def _smooth_in_the_loss(model: torch.nn.Module, share: float) -> None:
+    """transformers' own smoothing works along the wrong axis of a map, and takes the ignore label for a class."""
+    if not share:
+        return
+    if not hasattr(model.config, "semantic_loss_label_smoothing"):
+        raise InputError(
+            "--label_smoothing_factor with a stock SegFormer for segmentation would smooth over the wrong axis: "
+            "leave it at 0, or train an LRSegformerForSemanticSegmentation (without a strategy it is the stock "
+            "model)."
+        )
+    model.config.semantic_loss_label_smoothing = share
 
 
 def _with_own_generator(dataloader: DataLoader) -> DataLoader:

@@ -49,6 +49,9 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"--{name} is {value}: give 0 or a positive number.")
         check_adversarial(self.adversarial_steps, self.adversarial_eps)
+        schedule = type(self).__dataclass_fields__["lr_scheduler_kwargs"].default
+        if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == schedule:
+            self.lr_scheduler_kwargs = None  # They are the recipe's schedule's, and no other takes them.
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         sizes = split_total_batch_size(
             self.total_batch_size, self.per_device_train_batch_size, self.gradient_accumulation_steps, world_size

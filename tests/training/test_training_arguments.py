@@ -88,3 +88,11 @@ def test_help_and_training_share_their_defaults():
     described = {item.name: item.default for item in dataclasses.fields(TrainingDefaults)}
     used = {item.name: item.default for item in dataclasses.fields(LRSegformerTrainingArguments)}
     assert described.items() <= used.items()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup", "inverse_sqrt"])
+def test_the_options_of_the_recipes_schedule_go_to_no_other(make_trainer, schedule):
+    trainer = make_trainer(lr_scheduler_type=schedule)
+    trainer.train()
+    assert not trainer.args.lr_scheduler_kwargs
+    assert make_trainer(lr_scheduler_kwargs={"power": 2.0}).args.lr_scheduler_kwargs == {"power": 2.0}
