@@ -118,7 +118,9 @@ def config_to_options(path: str, known: set[str]) -> list[str]:
         if isinstance(value, list):
             options += [f"--{key}", *map(str, value)]
         else:
-            options += [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            # A value such as -1,1 would be taken for an option.
+            options += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
     return options
 
 

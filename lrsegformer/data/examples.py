@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from lrsegformer.data.files.pixels import ImageReading, explained, open_checked, read_pixels, to_rgb
+from lrsegformer.data.files.pixels import COLOUR_MODES, ImageReading, explained, open_checked, read_pixels, to_rgb
 from lrsegformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 # Pillow stretches the values of 2- and 4-bit grey PNGs to 0..255: right for pictures, wrong for class indices.
 _STRETCHED_GREY = {"L;2": 85, "L;4": 17}
 _INTEGER_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16L", "I;16B")
-_COLOUR_MASK_MODES = ("RGB", "RGBA")
 
 
 @dataclass(frozen=True)
@@ -104,15 +102,6 @@ def open_mask(
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def holds_colours(file: str | Path | bytes) -> bool:
-    """Whether a mask is an image of colours, by its header alone; `False` where it cannot be read."""
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return image.mode in _COLOUR_MASK_MODES
-    except (OSError, SyntaxError, ValueError):
-        return False  # opened later, with an error that names the file
-
-
 def check_sizes(image: Image.Image, mask: np.ndarray, image_name: str, mask_name: str) -> None:
     """Raises `InputError` with both sizes when an image and its mask differ in size."""
     height, width = mask.shape
@@ -139,9 +128,11 @@ def _read_mask(file: str | Path | bytes, name: str, colours: bool, reading: Imag
 def _check_mask(mask: Image.Image, name: str, colours: bool) -> None:
     if mask.format == "JPEG":
         raise InputError(f"{name}: a JPEG mask does not keep its labels exactly; save it as PNG")
-    if colours and mask.mode not in ("L", "P", "1", *_COLOUR_MASK_MODES):
+    if colours and mask.mode not in ("L", "P", "1", *COLOUR_MODES):
         raise InputError(f"{name}: the mask has mode {mask.mode}, but --mask_values gives colours; give its values")
-    if not colours and mask.mode not in _INTEGER_MASK_MODES:
+    if not colours and mask.mode not in (*_INTEGER_MASK_MODES, *COLOUR_MODES):
+        raise InputError(f"{name}: the mask has mode {mask.mode}; save it as an 8-bit PNG of class indices")
+    if not colours and mask.mode in COLOUR_MODES:
         raise InputError(
             f"{name}: the mask has mode {mask.mode}, but colours are no class indices; say by --mask_values which "
             "colour is which class, such as --mask_values '#000000,#ffffff', or save an 8-bit PNG of class indices"

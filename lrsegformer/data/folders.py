@@ -10,9 +10,9 @@ from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.arguments import FOLDER_OPTIONS, DataArguments
 from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.data.classes.options import label_space_of_masks
-from lrsegformer.data.examples import DataSource, Example, check_sizes, holds_colours, open_image, open_mask
+from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
 from lrsegformer.data.files.pairing import is_image, pair_files
-from lrsegformer.data.files.pixels import ImageReading
+from lrsegformer.data.files.pixels import ImageReading, holds_colours
 from lrsegformer.data.files.scale import reading_of
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
@@ -60,7 +60,7 @@ class MaskFolderSource:
 
     def is_coloured(self) -> bool:
         """Whether the first mask is an image of colours."""
-        return holds_colours(self.pairs[0][1])
+        return holds_colours(self.pairs[0][1], self.mask_name(0), self.reading)
 
     def image_content(self, index: int) -> Path:
         """The file of an image."""

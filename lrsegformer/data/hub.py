@@ -12,8 +12,8 @@ from lrsegformer.data.ade20k import ADE20K_NAMES
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.data.classes.options import label_space_of_masks
-from lrsegformer.data.examples import DataSource, Example, check_sizes, holds_colours, open_image, open_mask
-from lrsegformer.data.files.pixels import ImageReading
+from lrsegformer.data.examples import DataSource, Example, check_sizes, open_image, open_mask
+from lrsegformer.data.files.pixels import ImageReading, holds_colours
 from lrsegformer.data.files.scale import reading_of
 from lrsegformer.data.hub_access import load_splits
 from lrsegformer.data.labels import LabelSpace
@@ -93,7 +93,7 @@ class HubSource:
 
     def is_coloured(self) -> bool:
         """Whether the first mask is an image of colours."""
-        return holds_colours(self._mask_content(0))
+        return holds_colours(self._mask_content(0), self.mask_name(0), self.reading)
 
     def image_content(self, index: int) -> bytes | Path:
         """The encoded image of a row."""

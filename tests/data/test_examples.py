@@ -79,6 +79,8 @@ def test_packed_grey_masks_are_not_stretched(tmp_path, bits, packed, values):
 def test_colour_and_jpeg_masks_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"m\.png: the mask has mode RGB"):
         open_mask(save(Image.new("RGB", (2, 2)), tmp_path / "m.png"))
+    with pytest.raises(InputError, match=r"m\.tif: the mask has mode F; save it as an 8-bit PNG"):
+        open_mask(save(Image.new("F", (2, 2)), tmp_path / "m.tif"))
     with pytest.raises(InputError, match=r"m\.jpg: a JPEG mask"):
         open_mask(save(Image.new("L", (2, 2)), tmp_path / "m.jpg"))
 

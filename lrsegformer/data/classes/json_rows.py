@@ -72,7 +72,7 @@ def _row_of_pair(key: str, value: Any, where: str) -> ClassRow:
         if columns is None:
             raise _unknown(value, place)
         return columns.row(titles, place)
-    if is_integer(value) and not isinstance(value, str):
+    if is_integer(value) and not (isinstance(value, str) and is_integer(key)):
         colour = parse_colour(key)
         return ClassRow(None if colour is not None else key, index=int(value), colour=colour, place=place)
     if is_integer(key):

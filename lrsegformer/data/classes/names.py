@@ -127,7 +127,7 @@ def _in_order(rows: Sequence[ClassRow]) -> tuple[list[ClassRow], int | None]:
         )
         raise InputError(
             f"{by_index[order[0] if expected is None else expected].place}: {fault}; number the classes 0, 1, 2, ... "
-            "or 1, 2, 3, ..."
+            "or 1, 2, 3, ... without void, or give the table by --mask_values, which takes any values"
         )
     return [by_index[index] for index in order], first
 

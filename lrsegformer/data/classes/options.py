@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 BACKGROUND = "background"
 _VOID_NAMES = ("void", "ignore")
 _MOST_CLASSES = 1000
+_LISTED = 8
 
 
 def label_space_of_masks(
@@ -89,6 +90,11 @@ def _mapped_space(
             raise InputError(
                 f"--mask_values: the class {odd_name!r} is missing in {at_fault}; give all classes in both"
             )
+    if ignore_label is not None and (colours or any(row.index == ignore_label and row.name for row in rows)):
+        raise InputError(
+            f"--ignore_label {ignore_label}: --mask_values says what every {'colour' if colours else 'value'} means; "
+            "leave the option out, and write null for void"
+        )
     places = {name: index for index, name in enumerate(names)}
     mapping: dict[int, int | None] = {}
     for row in rows:
@@ -97,7 +103,7 @@ def _mapped_space(
         if value in mapping:
             raise InputError(f"{row.place}: {show_value(value, colours)} stands more than once; keep one")
         mapping[value] = None if row.name is None else places[row.name]
-    return LabelSpace(names, None if colours else ignore_label, False, tuple(mapping.items()), colours)
+    return LabelSpace(names, ignore_label, False, tuple(mapping.items()), colours)
 
 
 def _as_value(row: ClassRow) -> ClassRow:
@@ -146,11 +152,14 @@ def _binary_space(name: str, arguments: DataArguments, sources: Sequence[MaskSou
     if values <= {0, 255}:
         logger.info("%s: 255 in a mask is %s, 0 is the background", where, name)
         return LabelSpace((BACKGROUND, name), arguments.ignore_label, mask_values=((0, 0), (255, 1)))
-    shown = ", ".join(str(value) for value in sorted(values)[:8])
     raise InputError(
-        f"{where}: the masks hold the values {shown}{', ...' if len(values) > 8 else ''}, and --class_names the one "
-        f"class {name}; say by --mask_values what they mean, such as --mask_values 0,{max(values)}"
+        f"{where}: the masks hold the values {_shown(values)}, and --class_names the one class {name}; say by "
+        f"--mask_values what they mean, such as --mask_values 0,{max(values)}"
     )
+
+
+def _shown(values: set[int]) -> str:
+    return ", ".join(str(value) for value in sorted(values)[:_LISTED]) + (", ..." if len(values) > _LISTED else "")
 
 
 def space_of_masks(
@@ -176,12 +185,13 @@ def space_of_masks(
         values.update(value_counts(source.mask(index)))
     used = sorted(values - {255, ignore_label} - ({0} if reduce_zero_label else set()))
     num_labels = used[-1] + 1 - int(reduce_zero_label) if used else 0
-    if used and used[0] < 0 or not 2 <= num_labels <= _MOST_CLASSES:
-        shown = ", ".join(str(value) for value in sorted(values)[:8])
+    # Few values far apart, such as 0 and 128, are codes.
+    are_codes = len(used) <= _LISTED and 4 * len(used) < num_labels
+    if used and used[0] < 0 or not 2 <= num_labels <= _MOST_CLASSES or are_codes:
+        example = ",".join(str(value) for value in sorted(values)) if 2 <= len(values) <= _LISTED else "0,255"
         raise InputError(
-            f"{where}: the masks hold the values {shown}{', ...' if len(values) > 8 else ''}, which are no class "
-            "indices 0, 1, 2, ... (255 is void); say by --mask_values what they mean, such as --mask_values 0,255, "
-            "or give --class_names"
+            f"{where}: the masks hold the values {_shown(values)}, which are no class indices 0, 1, 2, ... (255 is "
+            f"void); say by --mask_values what they mean, such as --mask_values {example}, or give --class_names"
         )
     logger.warning(
         "%s: found %d classes in the masks and named them class_0 to class_%d; --class_names gives them names",

@@ -14,7 +14,7 @@ from lrsegformer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 400  # masks of a split that are read; about 2 s of 512x512 on one core
+SAMPLE = 400  # masks of a split that are read, which takes seconds
 _LARGE_VOID_SHARE = 0.25
 _LISTED = 5
 

@@ -17,6 +17,7 @@ from lrsegformer.errors import InputError
 
 # Pillow keeps the high byte of 16-bit colours alone. It keeps the low one where it is told the other order of bytes.
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B"}
+COLOUR_MODES = ("RGB", "RGBA")
 _SUBFILE_TYPE, _SAMPLES_PER_PIXEL = 254, 277  # TIFF tags
 _TWICE = 2  # Pillow warns at its limit and refuses at twice as much
 _FULL_16_BIT = (0.0, 65535.0)
@@ -106,14 +107,15 @@ def read_pixels(file: str | Path | bytes, name: str, reading: ImageReading) -> I
 
 
 def is_deep(file: str | Path | bytes, name: str, reading: ImageReading) -> bool:
-    """Whether a file has more than 8 bits a channel, by its header alone; `False` where it cannot be read."""
-    try:
-        with open_checked(file, name, reading) as image:
-            return image.mode == "F" or image.mode.startswith("I") or _deep_raw_mode(image) is not None
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError):
-        return False  # opened later, with an error that names the file
+    """Whether an image has more than 8 bits a channel, by the header of its file."""
+    with explained(name), open_checked(file, name, reading) as image:
+        return image.mode == "F" or image.mode.startswith("I") or _deep_raw_mode(image) is not None
+
+
+def holds_colours(file: str | Path | bytes, name: str, reading: ImageReading) -> bool:
+    """Whether a mask is an image of colours, by the header of its file."""
+    with explained(name), open_checked(file, name, reading) as mask:
+        return mask.mode in COLOUR_MODES
 
 
 def to_rgb(pixels: Image.Image | np.ndarray, name: str, reading: ImageReading) -> Image.Image:

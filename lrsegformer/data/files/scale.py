@@ -46,29 +46,32 @@ def settle_scale(sources: Sequence[ImageSource], indices: Sequence[int] | np.nda
     """
     Gives all sources of a data set one scale for deep images, and says which.
 
-    Without `--image_range` it is found in the first source, the training images: whole numbers go from 0 to the
-    largest number of as many bits (at least 8) as the largest value needs, and floating point from 0 to 1, or where
-    that does not hold from the smallest value to the largest.
+    Without `--image_range` it is found in a sample of the training images (of the others where none of those is deep):
+    whole numbers go from 0 to the largest number of as many bits (at least 8) as the largest value needs, and floating
+    point from 0 to 1, or where that does not hold from the smallest value to the largest.
 
     Args:
         sources (`Sequence[ImageSource]`): of all splits; training first.
         indices (`Sequence[int]`, *optional*): the images of the first source that are used.
         where (`str`): the data set, for messages.
     """
-    source = sources[0]
-    places = np.arange(len(source)) if indices is None else np.asarray(indices)
-    chosen = places[np.unique(np.arange(SAMPLE) * len(places) // SAMPLE)] if len(places) else places
-    deep = [values for index in chosen.tolist() if (values := _deep_values(source, index)) is not None]
-    given = source.reading.value_range
-    if not deep:
+    deep: list[np.ndarray] = []
+    for source in sources:
+        places = np.arange(len(source)) if indices is None or source is not sources[0] else np.asarray(indices)
+        chosen = places[np.unique(np.arange(SAMPLE) * len(places) // SAMPLE)] if len(places) else places
+        deep = [values for index in chosen.tolist() if (values := _deep_values(source, index)) is not None]
+        if deep:
+            break
+    else:
         return
+    given = sources[0].reading.value_range
     smallest, largest = float(min(values.min() for values in deep)), float(max(values.max() for values in deep))
     value_range = given or _range_of(smallest, largest, all(values.dtype.kind != "f" for values in deep))
     for each in sources:
         each.reading = replace(each.reading, value_range=value_range)
     if given is None:
         logger.warning(
-            "%s: %d of %d sampled training images have more than 8 bits, with values from %g to %g: all are scaled by "
+            "%s: %d of %d sampled images have more than 8 bits, with values from %g to %g: all are scaled by "
             "--image_range %s, which is saved with the model",
             where,
             len(deep),
@@ -96,8 +99,10 @@ def settle_scale(sources: Sequence[ImageSource], indices: Sequence[int] | np.nda
 def _deep_values(source: ImageSource, index: int) -> np.ndarray | None:
     """About `_KEPT` values of an image, its smallest and largest among them; `None` of an image that is not deep."""
     content, name = source.image_content(index), source.image_name(index)
+    if not is_deep(content, name, source.reading):
+        return None
     with explained(name):
-        pixels = read_pixels(content, name, source.reading) if is_deep(content, name, source.reading) else None
+        pixels = read_pixels(content, name, source.reading)
     if not isinstance(pixels, np.ndarray):
         return None
     check_finite(pixels, name)

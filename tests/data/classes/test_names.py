@@ -31,6 +31,7 @@ def read(tmp_path):
         {"2": "car", "0": "sky", "1": "road, paved"},
         {"sky": 0, "road, paved": 1, "car": 2},
         {"car": 2, "sky": 0, "road, paved": 1},
+        {"car": "2", "sky": "0", "road, paved": "1"},
         {"model_type": "segformer", "id2label": {"0": "sky", "1": "road, paved", "2": "car"}, "depths": [1, 2]},
         {"label2id": {"sky": 0, "road, paved": 1, "car": 2}, "num_labels": 3},
         {

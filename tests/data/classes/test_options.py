@@ -104,6 +104,8 @@ def test_a_table_of_class_names_gives_the_colours_of_coloured_masks(tmp_path):
         ({"mask_values": "0,#ff0000"}, "no value or colour like the others|like the others"),
         ({"mask_values": "sky,road"}, "'sky' has no value or colour"),
         ({"mask_values": "nowhere.csv"}, "--mask_values nowhere.csv: no such file"),
+        ({"mask_values": "0,255", "ignore_label": 255}, "--ignore_label 255: --mask_values says what every value"),
+        ({"mask_values": "#000000,#ffffff", "ignore_label": 9}, "--ignore_label 9: --mask_values says what every col"),
         ({"class_names": "background"}, "one class beside the background"),
     ],
 )
@@ -147,7 +149,7 @@ def test_scanning_masks_counts_up_to_the_largest_value(caplog):
     assert space_of_masks([Masks([[0, 1, 4]], dtype=np.int32)], None, True, "here").num_labels == 4
 
 
-@pytest.mark.parametrize("values", [[0, 255], [255], [0, 5000], [-7, 3]])
+@pytest.mark.parametrize("values", [[0, 255], [255], [0, 5000], [-7, 3], [0, 128], [0, 80, 160, 255]])
 def test_scanning_refuses_what_is_no_class_index(values):
     with pytest.raises(InputError, match="here: the masks hold the values .*--mask_values"):
         space_of_masks([Masks([values], dtype=np.int32)], None, False, "here")

@@ -43,6 +43,7 @@ def pair(tmp_path):
         ),
         (["x/1.png", "y/1.png"], ["x/1.png", "y/1.png"]),
         (["1.5.jpg", "1.6.jpg"], ["1.5.png", "1.6.png"]),
+        (["a.jpg", "b.jpg"], ["a.jpg.png", "b.jpg.png"]),
         (["Scan 1.JPG", "Scan 2.JPG"], ["scan 1.png", "scan 2.png"]),
         (["a.jpg", "A.jpg"], ["A.png", "a.png"]),
     ],

@@ -72,11 +72,29 @@ def test_floating_point(opened, top, expected):
     assert splits.processor.image_range == expected and "more than 8 bits" in lines[0]
 
 
+def test_a_split_of_deep_images_beside_one_of_8_bits(opened, tmp_path, caplog):
+    eight = (RAMP // 8).astype(np.uint8)
+    opened(eight, eight)
+    root = next(tmp_path.iterdir())
+    Image.fromarray((RAMP * 4).astype(np.uint16)).save(root / "val" / "class_1" / "1.tif")
+    splits = load_data(DataArguments(dataset=str(root)), "classification", 0, *STATISTICS)
+    assert splits.processor.image_range == [0.0, 4095.0]
+
+
 def test_few_levels_are_said(opened):
     _, lines = opened(grey(np.uint16, 0, 10, 4000), grey(np.uint16, 3, 7))
     assert "the images use 3 of 256 levels" in lines[1] and "--image_range 0,4000" in lines[1]
     _, lines = opened((RAMP // 16).astype(np.uint16), (RAMP // 32).astype(np.uint16), image_range="0,65535")
     assert "the images use 1 of 256 levels" in lines[0] and "--image_range 0,63" in lines[0]
+
+
+def test_large_files_are_refused_at_once_or_allowed(opened, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    eight = (RAMP // 8).astype(np.uint8)
+    with pytest.raises(InputError, match="32x32 are 1024 pixels, and the limit is 200.*--max_image_pixels 1024"):
+        opened(eight, eight)
+    splits, _ = opened(eight, eight, max_image_pixels=1024)
+    assert splits.train.source[0].image.size == (32, 32)
 
 
 def test_values_that_are_not_finite(opened):
