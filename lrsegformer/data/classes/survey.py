@@ -162,11 +162,12 @@ def _report_absent(survey: LabelSurvey, space: LabelSpace, where: str, unit: str
     """A warning; of a sample, in which a rare class is easily missed, only where half of the classes are absent."""
     absent = survey.absent
     shown = ", ".join(space.names[index] for index in absent[:_LISTED]) + (", ..." if len(absent) > _LISTED else "")
+    constant = "; always answering the other one scores 1.0" if len(absent) == space.num_labels - 1 else ""
     is_rare = survey.read < survey.total and 2 * len(absent) < space.num_labels
     remedy = "the subset is small" if survey.is_subset else f"see {_remedies(survey, space)}"
     logger.log(
         logging.INFO if is_rare else logging.WARNING,
-        "%s: %d of the %d classes never occur in the %s %s %s (%s)%s; %s",
+        "%s: %d of the %d classes never occur in the %s %s %s (%s)%s%s; %s",
         where,
         len(absent),
         space.num_labels,
@@ -175,6 +176,7 @@ def _report_absent(survey: LabelSurvey, space: LabelSpace, where: str, unit: str
         unit,
         shown,
         _of_void(survey, space),
+        constant,
         "what a score says of them is undefined" if unit == "images" else remedy,
     )
 

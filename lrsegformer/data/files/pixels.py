@@ -18,7 +18,7 @@ from lrsegformer.errors import InputError
 # Pillow keeps the high byte of 16-bit colours alone. It keeps the low one where it is told the other order of bytes.
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B"}
 COLOUR_MODES = ("RGB", "RGBA")
-_SUBFILE_TYPE, _SAMPLES_PER_PIXEL = 254, 277  # TIFF tags
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 254, 258, 277  # TIFF tags
 _TWICE = 2  # Pillow warns at its limit and refuses at twice as much
 _FULL_16_BIT = (0.0, 65535.0)
 
@@ -98,7 +98,7 @@ def read_pixels(file: str | Path | bytes, name: str, reading: ImageReading) -> I
         OSError, SyntaxError, ValueError, EOFError: Pillow cannot read it.
     """
     image, raw_mode = _upright(file, name, reading)
-    if image.mode == "F" or image.mode.startswith("I"):
+    if _is_deep_mode(image.mode):
         return np.asarray(image)
     if raw_mode is None:
         return image
@@ -109,7 +109,7 @@ def read_pixels(file: str | Path | bytes, name: str, reading: ImageReading) -> I
 def is_deep(file: str | Path | bytes, name: str, reading: ImageReading) -> bool:
     """Whether an image has more than 8 bits a channel, by the header of its file."""
     with explained(name), open_checked(file, name, reading) as image:
-        return image.mode == "F" or image.mode.startswith("I") or _deep_raw_mode(image) is not None
+        return _is_deep_mode(image.mode) or _deep_raw_mode(image) is not None
 
 
 def holds_colours(file: str | Path | bytes, name: str, reading: ImageReading) -> bool:
@@ -209,6 +209,9 @@ def _upright(
     with open_checked(file, name, reading) as image:
         raw_mode = _deep_raw_mode(image)
         _check_hidden_bands(image, name, reading.bands)
+        loses_bits = image.format == "TIFF" and max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8  # type: ignore
+        if raw_mode is None and loses_bits and not _is_deep_mode(image.mode):
+            raise InputError(f"{name}: Pillow keeps 8 of its 16 bits a channel; save it as a 16-bit PNG")
         if raw_mode is not None and raw_mode.startswith("LA"):
             raise InputError(f"{name}: Pillow keeps 8 of 16 bits beside an alpha channel; save the file without it")
         if as_raw_mode is not None:
@@ -216,6 +219,10 @@ def _upright(
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return image, raw_mode
+
+
+def _is_deep_mode(mode: str) -> bool:
+    return mode == "F" or mode.startswith("I")
 
 
 def _deep_raw_mode(image: Image.Image) -> str | None:

@@ -58,6 +58,7 @@ def test_a_class_without_pixels_is_said_with_its_name(opened):
 def test_a_class_that_validation_lacks_beside_one_is_a_warning(opened):
     (line,) = opened([[[0, 1]]], [[[0, 255, 0, 0, 0, 0]]], class_names="background,lesion")
     assert "1 of the 2 classes never occur in the 1 validation masks (lesion) (void: 255 (1 pixels))" in line
+    assert "always answering the other one scores 1.0" in line
 
 
 def test_a_large_void_share_is_said_with_its_values(opened):

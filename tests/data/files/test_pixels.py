@@ -24,15 +24,15 @@ def png_16(values, colour_type):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
-def tiff(values, extra=None):
-    """An uncompressed little-endian TIFF of one strip, RGB where there are three bands or more."""
+def tiff(values, photometric=None):
+    """An uncompressed little-endian TIFF of one strip: grey, RGB with any further bands, or by photometric 5 CMYK."""
     values = np.asarray(values)
     height, width, bands = values.shape
     content = values.astype(values.dtype.newbyteorder("<")).tobytes()
     bits = [8 * values.dtype.itemsize] * bands
-    extras = [] if bands < 4 else [0] * (bands - 3) if extra is None else extra
+    extras = [] if bands < 4 or photometric else [0] * (bands - 3)
     tags = [(256, 4, [width]), (257, 4, [height]), (258, 3, bits), (259, 3, [1])]
-    tags += [(262, 3, [1 if bands == 1 else 2]), (273, 4, [0]), (277, 3, [bands]), (278, 4, [height])]
+    tags += [(262, 3, [photometric or (1 if bands == 1 else 2)]), (273, 4, [0]), (277, 3, [bands]), (278, 4, [height])]
     tags += [(279, 4, [len(content)])] + ([(338, 3, extras)] if extras else [])
     place = 8 + 2 + 12 * len(tags) + 4
     offset = place + sum(2 * len(numbers) for numbers in (bits, extras) if len(numbers) > 2)
@@ -133,6 +133,15 @@ def test_bands_beyond_three_are_refused_or_chosen(bands, dtype):
             open_image(content, "a.tif")
         chosen = open_image(content, "a.tif", ImageReading(bands=(1, 2, 3)))
         assert channels(chosen) == [[10, 20, 30], [50, 60, 70]]
+
+
+def test_16_bits_that_pillow_would_halve_are_refused(tmp_path):
+    with pytest.raises(InputError, match="a.png: Pillow keeps 8 of 16 bits beside an alpha channel"):
+        open_image(png_16(np.full((1, 1, 2), 65535), 4), "a.png")
+    ink = tiff(np.full((1, 1, 4), 700, dtype=np.uint16), photometric=5)
+    with pytest.raises(InputError, match="a.tif: Pillow keeps 8 of its 16 bits a channel"):
+        open_image(ink, "a.tif")
+    assert channels(open_image(tiff(np.full((1, 1, 4), 255, dtype=np.uint8), photometric=5), "a.tif")) == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
