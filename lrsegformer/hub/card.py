@@ -45,6 +45,7 @@ def write_model_card(
     hyperparameters: Mapping[str, Any],
     versions: Mapping[str, str],
     scored: str,
+    subset: str | None = None,
     image_reading: str = "",
     command: str | None = None,
 ) -> Path:
@@ -64,6 +65,7 @@ def write_model_card(
         hyperparameters (`dict`): the recipe, name to value.
         versions (`dict`): library name to version.
         scored (`str`): a sentence that says on which images, from which inputs and at which size the scores were made.
+        subset (`str`, *optional*): the part of the validation split that was scored, for the metadata; `None` = all.
         image_reading (`str`, defaults to `""`): how image files are read, where the saved processor holds that.
         command (`str`, *optional*): the command line of the run.
 
@@ -86,6 +88,7 @@ def write_model_card(
         dataset_name,
         dataset_hub_id,
         scores,
+        subset,
         strategy,
     )
     card = ModelCard.from_template(
@@ -122,6 +125,7 @@ def _metadata(
     dataset_name: str,
     dataset_hub_id: str | None,
     scores: Mapping[str, float],
+    subset: str | None,
     strategy: str | None,
 ) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
@@ -132,6 +136,7 @@ def _metadata(
             dataset_type=dataset_hub_id or dataset_name,
             dataset_name=dataset_name,
             dataset_split="validation",
+            dataset_args=None if subset is None else {"images": subset},
             metric_type=key,
             metric_name=_METRIC_NAMES[key],
             metric_value=float(value),

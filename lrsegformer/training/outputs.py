@@ -81,6 +81,7 @@ def write_run_outputs(
     if holds_bounds(state.log_history):
         save_bounds(state.log_history, folder / "bounds.png")
     _save_sample_sheet(model, task, splits, folder / "samples.png")
+    scored, of = results["validation_images"]["scored"], results["validation_images"]["of"]
     write_model_card(
         folder,
         config=model.config,
@@ -90,6 +91,7 @@ def write_run_outputs(
         dataset_hub_id=splits.hub_id,
         metrics=scores,
         scored=how_scored(results, task),
+        subset=None if scored == of else f"{scored} of {of}",
         image_reading=str(ImageReading.of_processor(splits.processor)),
         lipschitz_report=report,
         hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"]),

@@ -272,13 +272,17 @@ def test_a_subset_is_called_one(frames, photographs, tmp_path, capsys):
         "Scored on 3 of the 8 images of the validation split, from inputs of short side 48 (long side at most 2048), "
         "at the annotations' own sizes, in float32."
     )
-    assert said in ModelCard.load(folder / "README.md").text and said in capsys.readouterr().out
+    card = ModelCard.load(folder / "README.md")
+    assert said in card.text and said in capsys.readouterr().out
+    assert {result.dataset_args["images"] for result in card.data.eval_results} == {"3 of 8"}
     folder, results = classify(photographs, tmp_path / "classification")
     said = (
         "Scored on all 16 images of the validation split, from inputs of 48x48 in the middle of short side 55, in "
         "float32."
     )
-    assert said in ModelCard.load(folder / "README.md").text and said in capsys.readouterr().out
+    card = ModelCard.load(folder / "README.md")
+    assert said in card.text and said in capsys.readouterr().out
+    assert {result.dataset_args for result in card.data.eval_results} == {None}
     assert results["input_size"] == "48x48 in the middle of short side 55"
 
 
