@@ -196,7 +196,8 @@ def test_bfloat16_has_bounds_of_its_own(make_model, norm):
     """The bounds of the matrices in use hold; those in float32 would not, or this test proved nothing."""
     violated = 0
     for strategy, scope, options in CASES:
-        model = make_model(strategy, scope, **options)
+        # Whether rounding carries a matrix beyond its bound is chance: of these weights it does so for four or more.
+        model = make_model(strategy, scope, seed=1, **options)
         in_bfloat16, in_float32 = model.lipschitz_report(torch.bfloat16), model.lipschitz_report(torch.float32)
         assert (in_bfloat16["dtype"], in_float32["dtype"]) == ("bfloat16", "float32")
         head = model.decode_head
