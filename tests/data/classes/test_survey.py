@@ -104,6 +104,9 @@ def test_large_splits_are_sampled_and_the_size_is_said(opened, monkeypatch, capl
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_counts(dtype):
     assert value_counts(np.array([[3, 3], [0, 255]], dtype=dtype)) == {0: 1, 3: 2, 255: 1}
+    mask = np.random.default_rng(0).integers(0, 9, (30, 40)).repeat(3, axis=1).astype(dtype) * 28
+    values, numbers = np.unique(mask, return_counts=True)
+    assert value_counts(mask) == dict(zip(values.tolist(), numbers.tolist(), strict=True))
 
 
 def test_classes_without_images(tmp_path, caplog):
