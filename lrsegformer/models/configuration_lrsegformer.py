@@ -32,8 +32,8 @@ class LRSegformerConfig(SegformerConfig):
         lipschitz_options (`dict`, *optional*):
             Options of the strategy, such as `{"norm": "l1"}` for stable_softplus or `{"constant": 2.0}` for
             orthogonal.
-        semantic_loss_class_weights (`list[float]`, *optional*):
-            Weight of each class in the mean of the segmentation loss, as in `torch.nn.functional.cross_entropy`.
+        semantic_loss_class_weights (list of numbers, *optional*):
+            Weight of each class in the mean of the loss, of either task, as in `torch.nn.functional.cross_entropy`.
         semantic_loss_label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target of each valid pixel that is spread evenly over the classes.
 
@@ -60,7 +60,7 @@ class LRSegformerConfig(SegformerConfig):
     lipschitz_scope: str = "head"
     penalty_reduction: str = "geometric_mean"
     lipschitz_options: dict[str, Any] | None = None
-    semantic_loss_class_weights: list[float] | None = None
+    semantic_loss_class_weights: list[float | int] | None = None
     semantic_loss_label_smoothing: float = 0.0
 
     def __post_init__(self, **kwargs):

@@ -350,7 +350,7 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         pooled = last_stage.reshape(len(last_stage), -1, self.config.hidden_sizes[-1]).mean(dim=1)
         logits = self._classified(pooled)
         return LRSegformerImageClassifierOutput(
-            loss=None if labels is None else self.loss_function(labels, logits, self.config, **kwargs),
+            loss=None if labels is None else self._task_loss(logits, labels, **kwargs),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -359,6 +359,13 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
 
     def _head_jacobian_penalty(self, seeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         return jacobian_penalty(self.classifier, pooled, seeds)
+
+    def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor, **kwargs) -> torch.Tensor:
+        weights = self.config.semantic_loss_class_weights
+        if weights is None:
+            return self.loss_function(labels, logits, self.config, **kwargs)
+        logits = logits.float()
+        return torch.nn.functional.cross_entropy(logits, labels, weight=logits.new_tensor(weights))
 
     def _classified(self, pooled: torch.Tensor) -> torch.Tensor:
         maps = None if self.training else self.constant_maps()

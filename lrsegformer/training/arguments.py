@@ -53,6 +53,14 @@ class ModelArguments:
     lipschitz_options: str | None = field(
         default=None, metadata={"help": 'Options of the strategy as JSON, such as \'{"norm": "l1"}\'.'}
     )
+    class_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of each class in the loss: 'balanced' (from the training labels, n / (K n_c)), numbers "
+            "with commas between them in the order of the classes, or JSON (a list, or a mapping from class names), "
+            "also in a file."
+        },
+    )
 
 
 @dataclass

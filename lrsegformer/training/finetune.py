@@ -18,6 +18,7 @@ from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_options
 from lrsegformer.training.arguments import ModelArguments
+from lrsegformer.training.class_weights import class_weights
 from lrsegformer.training.outputs import print_summary, write_run_outputs
 from lrsegformer.training.progress import TimeEstimate
 from lrsegformer.training.run_config import RUN_CONFIG_FILE, write_run_config
@@ -98,6 +99,9 @@ def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Lip
         "id2label": space.id2label,
         "label2id": space.label2id,
         "semantic_loss_ignore_index": space.ignore_index,
+        "semantic_loss_class_weights": None
+        if arguments.class_weights is None
+        else class_weights(arguments.class_weights, splits.train, space, task),
     }
     if arguments.architecture:
         return build_model(task, arguments.architecture, **options)

@@ -5,10 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TrainerState
-from transformers.utils import logging
 
 from lrsegformer.certification.text import head_lines
 from lrsegformer.data import DataSplits
@@ -27,6 +25,7 @@ from lrsegformer.evaluation import (
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.hub.card import write_model_card
 from lrsegformer.models.loading import LipschitzModel
+from lrsegformer.training.class_weights import count_labels
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
 PICTURES = ("curves.png", "bounds.png", "samples.png")
@@ -130,15 +129,7 @@ def constant_answer(splits: DataSplits, task: str) -> dict[str, float] | None:
     if len(dataset) > 5000:
         return None
     space = splits.label_space
-    counts = np.zeros(space.num_labels, dtype=np.int64)
-    for index in logging.tqdm(dataset.indices, desc="counting the validation labels"):
-        example = dataset.source[int(index)]
-        if task == "segmentation":
-            encoded = space.encode_mask(example.target, example.name)
-            valid = encoded[encoded != space.ignore_index]
-            counts += np.bincount(valid.ravel(), minlength=space.num_labels)
-        else:
-            counts[int(example.target)] += 1
+    counts = count_labels(dataset, space, task)
     table = torch.zeros(space.num_labels, space.num_labels, dtype=torch.int64)
     table[:, int(counts.argmax())] = torch.from_numpy(counts)
     answer = scores_from_counts(table, task=task)

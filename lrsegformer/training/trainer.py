@@ -75,6 +75,10 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         if self._segments:
             _smooth_in_the_loss(self.accelerator.unwrap_model(self.model), args.label_smoothing_factor)
             self.label_smoother = None
+        elif self.label_smoother is not None and getattr(self.model.config, "semantic_loss_class_weights", None):
+            raise InputError(
+                "--class_weights with --label_smoothing_factor: classification has one of them, leave the other out."
+            )
         self._adversary = self._adversarial_training()
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
@@ -138,7 +142,8 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         over accumulation steps, averaged over processes, is the loss of the whole batch.
         """
         if "labels" in inputs:  # Stock models take no bytes, which masks are.
-            inputs = {**inputs, "labels": inputs["labels"].long()}
+            whole = not inputs["labels"].is_floating_point()
+            inputs = {**inputs, "labels": inputs["labels"].long() if whole else inputs["labels"]}
         if self._adversary is not None and model.training:
             inputs = self.adversarial_inputs(model, inputs)
         outputs = self._outputs(model, inputs)
@@ -221,11 +226,11 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     def _count(self, labels: torch.Tensor) -> torch.Tensor:
         """What a batch's task loss is divided by (valid pixels, weighted by class, or samples), and its samples."""
         samples = torch.tensor(labels.shape[0], dtype=torch.float64, device=labels.device)
+        config = self.accelerator.unwrap_model(self.model).config
+        weights = getattr(config, "semantic_loss_class_weights", None) if self.compute_loss_func is None else None
         if not self._segments:
-            return torch.stack([samples, samples])
+            return torch.stack([samples if weights is None else total_weight(labels, labels >= 0, weights), samples])
         valid = valid_pixels(labels, self._ignore_index)
-        weights = getattr(self.accelerator.unwrap_model(self.model).config, "semantic_loss_class_weights", None)
-        weights = weights if self.compute_loss_func is None else None
         return torch.stack([total_weight(labels, valid, weights), samples])
 
     def _shares(self, inputs: dict[str, Any], totals: torch.Tensor | None) -> tuple[torch.Tensor | float, ...]:
