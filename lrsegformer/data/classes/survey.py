@@ -46,12 +46,7 @@ def value_counts(mask: np.ndarray) -> dict[int, int]:
     if mask.dtype == np.uint8:
         counts = np.bincount(mask.ravel(), minlength=256)
         return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    # Of each run of equal values one is sorted: ten times as fast on masks, which hold few edges.
-    flat = mask.ravel()
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
-    lengths = np.diff(starts, append=len(flat))
-    values, places = np.unique(flat[starts], return_inverse=True)
-    numbers = np.bincount(places, weights=lengths).astype(np.int64)
+    values, numbers = np.unique(mask, return_counts=True)
     return dict(zip(values.tolist(), numbers.tolist(), strict=True))
 
 
