@@ -1,13 +1,16 @@
 """
-Every place where the package touches internals of transformers and accelerate, each with the upstream issue that makes
-it necessary.
+Every place where the package touches internals of transformers, accelerate and peft, each with the upstream issue that
+makes it necessary.
 
 Each has a test in `tests/test_compat.py` that fails when the workaround is no longer needed.
 """
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -105,3 +108,60 @@ class StrictCheckpointMixin:
         weight_files = ("model.safetensors", "model.safetensors.index.json")
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return not sharded and any((Path(folder) / name).is_file() for name in weight_files)
+
+
+def active_module(module: nn.Module) -> nn.Module:
+    """
+    The module that a call of `module` goes to: itself, or where peft has wrapped it, the one of the active adapter.
+
+    peft keeps the original beside the copy of each adapter, and walking the modules finds them all. A layer with an
+    active adapter of low rank is returned as the wrapper that it is: no module of its own computes what it does
+    ([`is_adapted`]). peft has no public way to ask (we found no upstream issue).
+    """
+    while _is_of_peft(module):
+        if hasattr(module, "original_module"):  # modules_to_save
+            saved, active = module.modules_to_save, module.active_adapters
+            passes = module.disable_adapters or not active or any(name not in saved for name in active)
+            module = module.original_module if passes else saved[active[0]]
+        elif hasattr(module, "base_layer") and not is_adapted(module):
+            module = module.base_layer
+        else:
+            break
+    return module
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """Whether `module` is a layer of peft that adds something to its base layer; once merged into it, it does not."""
+    if not (_is_of_peft(module) and hasattr(module, "base_layer")):
+        return False
+    present = set(module.active_adapters) & module._get_available_adapters()
+    return bool(present) and not (module.disable_adapters or module.merged)
+
+
+def active_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """As `named_modules`, but of each module that peft has wrapped the active one alone, under the name it had."""
+    module = active_module(module)
+    yield name, module
+    if not is_adapted(module):
+        for child_name, child in module.named_children():
+            yield from active_modules(child, f"{name}.{child_name}" if name else child_name)
+
+
+def plain_tensors(module: nn.Module) -> dict[str, Any]:
+    """The state dict that `module` would have without peft's wrappers, adapters of the encoder merged into copies."""
+    tensors = {}
+    for name, each in active_modules(module):
+        prefix = f"{name}." if name else ""
+        if is_adapted(each):
+            merged = copy.deepcopy(each)
+            merged.merge()
+            tensors |= {prefix + key: value for key, value in merged.get_base_layer().state_dict().items()}
+        else:
+            own = {**each._parameters, **each._buffers}
+            kept = {key: value for key, value in own.items() if key not in each._non_persistent_buffers_set}
+            tensors |= {prefix + key: value.detach() for key, value in kept.items() if value is not None}
+    return tensors
+
+
+def _is_of_peft(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] == "peft"

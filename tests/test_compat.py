@@ -25,10 +25,15 @@ from transformers.models.auto import modeling_auto
 from lrsegformer import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer._compat import (
     StrictCheckpointMixin,
+    active_module,
+    active_modules,
+    is_adapted,
     load_checkpoint_strictly,
+    plain_tensors,
     register_key_renaming,
     remove_autocast,
 )
+from lrsegformer.layers.base import LipschitzConstraint
 
 SIZES = {
     "depths": (1, 1, 1, 1),
@@ -246,3 +251,38 @@ def test_upstream_takes_off_the_decorators_too(bf16_accelerator):
     expected = model(pixels)
     bf16_accelerator.unwrap_model(bf16_accelerator.prepare_model(model), keep_fp32_wrapper=False)
     assert not torch.allclose(model(pixels), expected, rtol=0.1)
+
+
+# Modules that peft has wrapped
+
+
+@pytest.fixture
+def adapted():
+    """The original, its copy of the adapter, and a layer with a low-rank adapter."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"])
+    model = LRSegformerForImageClassification(LRSegformerConfig(**SIZES, lipschitz_strategy="stable_softplus"))
+    return peft.get_peft_model(model, config)
+
+
+def test_active_modules_are_one_a_wrapper_under_the_old_names(adapted):
+    model = adapted.base_model.model
+    names = dict(active_modules(model))
+    copies = model.classifier.modules_to_save
+    assert names["classifier"] is active_module(model.classifier) is copies["default"]
+    assert not any("modules_to_save" in name or "lora" in name or "base_layer" in name for name in names)
+    query = "segformer.stages.0.blocks.0.attention.q_proj"
+    assert is_adapted(names[query]) and not is_adapted(names[query.replace("q_proj", "k_proj")])
+    with adapted.disable_adapter():
+        names = dict(active_modules(model))
+        assert names["classifier"] is model.classifier.original_module
+        assert names[query] is model.get_submodule(query).base_layer
+    stock = LRSegformerForImageClassification(model.config).state_dict()
+    assert {name: each.shape for name, each in plain_tensors(model).items()} == {n: t.shape for n, t in stock.items()}
+
+
+def test_upstream_peft_still_keeps_original_and_copy_among_the_modules(adapted):
+    layers = [name for name, module in adapted.named_modules() if isinstance(module, LipschitzConstraint)]
+    assert len(layers) == 2 and any(name.endswith("original_module") for name in layers)
+    wrapper = adapted.base_model.model.classifier
+    assert not hasattr(wrapper, "get_active_module") and not hasattr(wrapper, "active_module")

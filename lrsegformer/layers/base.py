@@ -5,8 +5,15 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from lrsegformer.errors import InputError
 from lrsegformer.kernels.precision import at_least_float32
 from lrsegformer.layers.norms import ROUNDING_MARGIN, operator_norm
+
+ADVICE_ON_ADAPTERS = (
+    "adapt the encoder alone (target_modules=['q_proj', 'v_proj'], or 'all-linear' with "
+    "exclude_modules='.*decode_head.*' or ['classifier']) and train the head whole: modules_to_save=['decode_head'] "
+    "for segmentation, ['classifier'] for classification."
+)
 
 
 class LipschitzConstraint(nn.Module):
@@ -207,7 +214,15 @@ class LipschitzConv1x1(LipschitzConstraint, nn.Conv2d):
         options: options of the strategy, by keyword.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True, device=None, dtype=None, **options):
+    def __init__(
+        self, in_channels: int, out_channels: int, *geometry, bias: bool = True, device=None, dtype=None, **options
+    ):
+        if geometry:
+            # What peft makes of the class of a convolution that it puts an adapter beside.
+            raise InputError(
+                f"{type(self).__name__} is a 1x1 convolution and takes no kernel size, stride or padding. If this is "
+                f"an adapter of peft on the head: it would lie outside its constraint, so {ADVICE_ON_ADAPTERS}"
+            )
         super().__init__(in_channels, out_channels, kernel_size=1, bias=bias, device=device, dtype=dtype)
         self.setup(device=device, **options)
         if not self.weight.is_meta:

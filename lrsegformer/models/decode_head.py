@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from lrsegformer._compat import active_module, is_adapted
 from lrsegformer.errors import InputError
 from lrsegformer.kernels.bilinear import interpolation_matrices
 from lrsegformer.kernels.norm_relu_classifier import classify, multiply_pixels
 from lrsegformer.kernels.precision import at_least_float32
 from lrsegformer.kernels.upsampled_sum import upsampled_sum
-from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.layers.base import ADVICE_ON_ADAPTERS, LipschitzConstraint
 from lrsegformer.layers.registry import STRATEGIES
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.merged_maps import MergedMapsMixin
@@ -35,22 +36,48 @@ class DecodeHeadMaps(NamedTuple):
     classifier_bias: torch.Tensor
 
 
+class DecodeHeadLayers(NamedTuple):
+    """The layers that compute now: of those among peft's modules_to_save the copies of the active adapter."""
+
+    projections: list[nn.Module]
+    fuse: nn.Module
+    norm: nn.Module
+    classifier: nn.Module
+
+
 def plain_matrix(layer: nn.Module, row_scale: torch.Tensor | None = None) -> torch.Tensor:
     """
-    The `(out, in)` matrix that a constrained or plain layer multiplies by, at least float32.
+    The `(out, in)` matrix that a constrained or plain layer multiplies by, at least float32; of a layer among peft's
+    modules_to_save that of the active copy.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: for a layer that something else wraps, an adapter of peft for example,
-            because its own forward pass would be left out.
+        [`~lrsegformer.errors.InputError`]: for a layer with an adapter beside it, which its own matrix does not have.
     """
+    layer = active_module(layer)
     if isinstance(layer, LipschitzConstraint):
         return layer.effective_weight(row_scale)
+    refuse_adapter(layer)
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         raise InputError(
-            f"the decode head multiplies its linear maps out and cannot take a {type(layer).__name__} among them: "
-            "target the encoder's layers, or name 'decode_head' among peft's modules_to_save."
+            f"the head multiplies its linear maps out and cannot take a {type(layer).__name__} among them: keep "
+            "nn.Linear, nn.Conv2d or the layers of lrsegformer there."
         )
     return LipschitzConstraint.raw_matrix(layer)
+
+
+def refuse_adapter(layer: nn.Module) -> None:
+    """
+    Refuse a layer of the head with an active adapter of peft (LoRA, for example).
+
+    The adapter's update would be added outside the constraint, so that the layer's bound would not hold; and the
+    decode head multiplies its maps out, which would pass by the adapter.
+    """
+    if is_adapted(layer):
+        raise InputError(
+            f"an adapter ({type(layer).__name__} of peft) sits on the head's layer "
+            f"{type(layer.get_base_layer()).__name__}, outside its constraint, and the bound would not hold: "
+            f"{ADVICE_ON_ADAPTERS}"
+        )
 
 
 class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
@@ -83,9 +110,15 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
             self.linear_fuse = conv_class(width * config.num_encoder_blocks, width, bias=False, **options)
             self.classifier = conv_class(width, config.num_labels, **options)
 
+    def active_layers(self) -> DecodeHeadLayers:
+        """The layers that compute now. What they are called in the head, they may not be: peft wraps them."""
+        projections = [active_module(active_module(each).proj) for each in self.linear_projections]
+        return DecodeHeadLayers(projections, *map(active_module, (self.linear_fuse, self.batch_norm, self.classifier)))
+
     def fuse_row_scale(self) -> torch.Tensor | None:
         """The norm's scale where the constraint of the fuse convolution includes it, else `None`."""
-        return self.batch_norm.row_scale() if isinstance(self.batch_norm, CenteringBatchNorm2d) else None
+        norm = active_module(self.batch_norm)
+        return norm.row_scale() if isinstance(norm, CenteringBatchNorm2d) else None
 
     def folded_maps(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """
@@ -95,14 +128,15 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
             The matrices `(decoder_hidden_size, hidden_sizes[i])`, one a scale, and the summed bias
             `(decoder_hidden_size,)`: what the fuse convolution yields is `sum_i upsample(M_i x_i) + bias`.
         """
-        fuse = plain_matrix(self.linear_fuse, self.fuse_row_scale())
+        layers = self.active_layers()
+        fuse = plain_matrix(layers.fuse, self.fuse_row_scale())
         # The stock head concatenates the coarsest scale first.
-        blocks = fuse.chunk(len(self.linear_projections), dim=1)[::-1]
+        blocks = fuse.chunk(len(layers.projections), dim=1)[::-1]
         with torch.autocast(device_type=fuse.device.type, enabled=False):
             matrices, bias = [], torch.zeros((), device=fuse.device, dtype=fuse.dtype)
-            for block, projection in zip(blocks, self.linear_projections, strict=True):
-                matrices.append(block @ plain_matrix(projection.proj))
-                bias = bias + block @ projection.proj.bias.to(block.dtype)
+            for block, projection in zip(blocks, layers.projections, strict=True):
+                matrices.append(block @ plain_matrix(projection))
+                bias = bias + block @ projection.bias.to(block.dtype)
         return matrices, bias
 
     def fuse(
@@ -137,19 +171,17 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
             hidden_states = self.fuse(encoder_hidden_states, (maps.matrices, maps.bias)).relu_()
             return multiply_pixels(maps.classifier, hidden_states, maps.classifier_bias)
         probability = self.dropout.p if self.training else 0.0
-        norm = None
-        if isinstance(self.batch_norm, CenteringBatchNorm2d):
+        *_, norm, classifier = self.active_layers()
+        if isinstance(norm, CenteringBatchNorm2d):
             matrices, bias = self.folded_maps()
-            follows = self.batch_norm.training
-            mean = self._mean_of_fused(encoder_hidden_states, matrices, bias) if follows else None
-            shift = self.batch_norm.centring_shift(mean)
+            mean = self._mean_of_fused(encoder_hidden_states, matrices, bias) if norm.training else None
+            shift, norm = norm.centring_shift(mean), None
             # The shift goes where the bias goes, so that centring needs no pass over the fused features.
             maps = self.fuse(encoder_hidden_states, (matrices, bias + shift))
             fused = maps.detach() - shift.detach()[:, None, None] if return_fused else None
         else:
             fused = maps = self.fuse(encoder_hidden_states)
-            norm = self.batch_norm
-        logits = classify(maps, probability, plain_matrix(self.classifier), self.classifier.bias, norm)
+        logits = classify(maps, probability, plain_matrix(classifier), classifier.bias, norm)
         return (logits, fused) if return_fused else logits
 
     def _mean_of_fused(
@@ -173,15 +205,16 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
 
     def eval_maps(self) -> DecodeHeadMaps:
         """The head in eval mode, from the weights as they are now; differentiable."""
+        *_, norm, classifier = self.active_layers()
         matrices, bias = self.folded_maps()
         scale, shift = self.eval_affine()
-        if not isinstance(self.batch_norm, CenteringBatchNorm2d):
+        if not isinstance(norm, CenteringBatchNorm2d):
             matrices = [matrix * scale[:, None] for matrix in matrices]
-        return DecodeHeadMaps(matrices, bias * scale + shift, plain_matrix(self.classifier), self.classifier.bias)
+        return DecodeHeadMaps(matrices, bias * scale + shift, plain_matrix(classifier), classifier.bias)
 
     def eval_affine(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift `(decoder_hidden_size,)`, at least float32, of the fused features in eval mode."""
-        norm = self.batch_norm
+        norm = active_module(self.batch_norm)
         if isinstance(norm, CenteringBatchNorm2d):
             shift = norm.shift()
             return torch.ones_like(shift), shift

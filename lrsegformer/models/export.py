@@ -3,6 +3,7 @@
 import torch
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
+from lrsegformer._compat import active_module, plain_tensors
 from lrsegformer.models.configuration_lrsegformer import LOSS_OPTIONS, OPTIONS, LRSegformerConfig
 from lrsegformer.models.decode_head import plain_matrix
 from lrsegformer.models.normalization import CenteringBatchNorm2d
@@ -25,14 +26,14 @@ def to_vanilla_segmentation(model: SegformerForSemanticSegmentation) -> Segforme
     Under scope `"head"` the scale of the norm is inside the exported fuse convolution, so the exported BatchNorm has
     scale 1; in training mode it is plain BatchNorm again.
     """
-    head = model.decode_head
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith(".c")}
-    for index, projection in enumerate(head.linear_projections):
-        state[f"decode_head.linear_projections.{index}.proj.weight"] = plain_matrix(projection.proj)
-    state["decode_head.linear_fuse.weight"] = plain_matrix(head.linear_fuse, head.fuse_row_scale())[:, :, None, None]
-    state["decode_head.classifier.weight"] = plain_matrix(head.classifier)[:, :, None, None]
-    if isinstance(head.batch_norm, CenteringBatchNorm2d):
-        norm = head.batch_norm
+    head = active_module(model.decode_head)
+    projections, fuse, norm, classifier = head.active_layers()
+    state = _without_constants(model)
+    for index, projection in enumerate(projections):
+        state[f"decode_head.linear_projections.{index}.proj.weight"] = plain_matrix(projection)
+    state["decode_head.linear_fuse.weight"] = plain_matrix(fuse, head.fuse_row_scale())[:, :, None, None]
+    state["decode_head.classifier.weight"] = plain_matrix(classifier)[:, :, None, None]
+    if isinstance(norm, CenteringBatchNorm2d):
         state["decode_head.batch_norm.running_mean"] = norm.row_scale() * norm.running_mean.float()
         state["decode_head.batch_norm.weight"] = torch.ones_like(norm.weight)
         state["decode_head.batch_norm.running_var"] = torch.full_like(norm.running_var, 1 - norm.eps)
@@ -42,9 +43,13 @@ def to_vanilla_segmentation(model: SegformerForSemanticSegmentation) -> Segforme
 @torch.no_grad()
 def to_vanilla_classification(model: SegformerForImageClassification) -> SegformerForImageClassification:
     """A stock model with equal logits, from one of ours."""
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith(".c")}
+    state = _without_constants(model)
     state["classifier.weight"] = plain_matrix(model.classifier)
     return _filled(SegformerForImageClassification(to_vanilla_config(model.config)), state, model)
+
+
+def _without_constants(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in plain_tensors(model).items() if not name.endswith(".c")}
 
 
 def _filled(vanilla: torch.nn.Module, state: dict[str, torch.Tensor], model: torch.nn.Module) -> torch.nn.Module:

@@ -40,15 +40,16 @@ def decode_head_parts(head: LRSegformerDecodeHead, dtype: torch.dtype) -> HeadPa
     # A plain BatchNorm multiplies the outputs of the cast matrices.
     maps = [Linear(f"stage_{stage}", scale * matrix.to(dtype).double()) for stage, matrix in enumerate(folded)]
     names = [f"linear_projections.{stage}.proj" for stage in range(len(folded))]
-    layers = [projection.proj for projection in head.linear_projections]
-    classifier = Linear("classifier", plain_matrix(head.classifier).to(dtype).double())
+    layers = head.active_layers()
+    classifier = Linear("classifier", plain_matrix(layers.classifier).to(dtype).double())
     constrained = None
-    if isinstance(head.classifier, LipschitzConstraint):
-        bounded = [Constrained(name, layer) for name, layer in zip(names, layers, strict=True)]
-        fuse = Constrained("linear_fuse", head.linear_fuse, fuse_scale)
-        constrained = _layer_by_layer(bounded, upsamplings, fuse, Constrained("classifier", head.classifier))
-    matrices = [Linear(name, plain_matrix(layer).double()) for name, layer in zip(names, layers, strict=True)]
-    fuse = Linear("linear_fuse", scale * plain_matrix(head.linear_fuse, fuse_scale).double())
+    if isinstance(layers.classifier, LipschitzConstraint):
+        bounded = [Constrained(name, layer) for name, layer in zip(names, layers.projections, strict=True)]
+        fuse = Constrained("linear_fuse", layers.fuse, fuse_scale)
+        constrained = _layer_by_layer(bounded, upsamplings, fuse, Constrained("classifier", layers.classifier))
+    projections = zip(names, layers.projections, strict=True)
+    matrices = [Linear(name, plain_matrix(layer).double()) for name, layer in projections]
+    fuse = Linear("linear_fuse", scale * plain_matrix(layers.fuse, fuse_scale).double())
     return HeadParts(
         reach="From the features of all stages to the logits before upsampling, in eval mode; not from the image.",
         norms=MAP_NORMS,
@@ -83,7 +84,7 @@ def _layer_by_layer(
 
 def _scale_after(head: LRSegformerDecodeHead) -> torch.Tensor:
     """Factors `(channels, 1)`, float64, by which a plain BatchNorm in eval mode multiplies what the head has fused."""
-    norm = head.batch_norm
+    norm = head.active_layers().norm
     if isinstance(norm, CenteringBatchNorm2d):
         return torch.ones((), dtype=torch.float64, device=norm.weight.device)
     return (norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps))[:, None]

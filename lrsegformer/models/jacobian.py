@@ -110,7 +110,7 @@ def decode_head_jacobian_penalty(
     with torch.no_grad():
         is_open = fused * scale[:, None, None] + shift[:, None, None] > 0
         mask = (is_open * at_positions[:, None]).to(fused.dtype)
-    classifier = plain_matrix(head.classifier)
+    classifier = plain_matrix(head.active_layers().classifier)
     rows = (at_rows.to(classifier.dtype) @ classifier) * scale
     cotangent = mask * rows.transpose(1, 2).to(fused.dtype)[..., None]
     matrices, _ = head.folded_maps()

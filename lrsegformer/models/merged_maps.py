@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from lrsegformer._compat import active_modules
+
 # The tensors that the maps of a module are made of, by their names, as an export found them.
 _TENSORS: WeakKeyDictionary[nn.Module, dict[str, ref]] = WeakKeyDictionary()
 
@@ -26,6 +28,7 @@ class MergedMapsMixin:
     # The submodule that holds the weights; all of them by default.
     weights_of_maps: str = ""
     _merged: Any = None
+    _merged_from: list[nn.Module] | None = None
 
     def eval_maps(self) -> Any:
         """The maps of the weights as they are now; differentiable."""
@@ -36,10 +39,11 @@ class MergedMapsMixin:
         # A tensor made in inference mode could not be part of a gradient with respect to the pixels later.
         with torch.inference_mode(False), torch.no_grad():
             self._merged = _cloned(self.eval_maps())
+        self._merged_from = self._wrapped_layers()
 
     def constant_maps(self) -> Any:
         """The maps that [`keep_maps`] kept, in an export those of the weights as they are now, otherwise `None`."""
-        if self._merged is not None:
+        if self._merged is not None and (self._merged_from is None or self._merged_from == self._wrapped_layers()):
             return self._merged
         if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
             return self._computed_outside_the_graph()
@@ -66,6 +70,12 @@ class MergedMapsMixin:
         if mode:
             self._merged = None
         return super().train(mode)
+
+    def _wrapped_layers(self) -> list[nn.Module] | None:
+        """The active layers where peft has wrapped some, which another adapter may replace; else `None`."""
+        layers = self.get_submodule(self.weights_of_maps)
+        active = [module for _, module in active_modules(layers)]
+        return None if all(any(each is module for each in active) for module in layers.modules()) else active
 
     def _computed_outside_the_graph(self) -> Any:
         tensors = {f"module.{name}": weak() for name, weak in _TENSORS.get(self, {}).items()}

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.segformer.modeling_segformer import SegFormerImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from lrsegformer._compat import active_module, active_modules, is_adapted
 from lrsegformer.certification.head import HeadParts, head_bound
 from lrsegformer.certification.parts import Constrained
 from lrsegformer.certification.report import build_report
@@ -23,7 +24,7 @@ from lrsegformer.layers.registry import build_lipschitz_linear
 from lrsegformer.losses import segmentation_loss
 from lrsegformer.models.backbone import LRSegformerModel
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.decode_head import LRSegformerDecodeHead, plain_matrix
+from lrsegformer.models.decode_head import LRSegformerDecodeHead, plain_matrix, refuse_adapter
 from lrsegformer.models.eval_mode import eval_mode
 from lrsegformer.models.export import to_vanilla_classification, to_vanilla_segmentation
 from lrsegformer.models.head_parts import classifier_parts, decode_head_parts
@@ -72,8 +73,19 @@ class LipschitzHeadMixin:
     _keys_to_ignore_on_load_missing = [r"\.c$"]
 
     def constrained_layers(self) -> dict[str, LipschitzConstraint]:
-        """The constrained layers by their names in the model."""
-        return {name: layer for name, layer in self.named_modules() if isinstance(layer, LipschitzConstraint)}
+        """
+        The constrained layers by their names in the model; of those among peft's modules_to_save the active copies.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for one with an adapter beside it, which voids its bound.
+        """
+        layers = {}
+        for name, module in active_modules(self):
+            if isinstance(module, LipschitzConstraint):
+                layers[name] = module
+            elif is_adapted(module) and isinstance(module.get_base_layer(), LipschitzConstraint):
+                refuse_adapter(module)
+        return layers
 
     def penalty_factors(self) -> list[list[LipschitzConstraint]]:
         """The constrained layers in groups: those of a group lie side by side, the groups follow each other."""
@@ -216,16 +228,16 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         self.post_init()
 
     def penalty_factors(self) -> list[list[LipschitzConstraint]]:
-        head = self.decode_head
-        groups = [[projection.proj for projection in head.linear_projections], [head.linear_fuse], [head.classifier]]
+        projections, fuse, _, classifier = active_module(self.decode_head).active_layers()
+        groups = [projections, [fuse], [classifier]]
         return [[layer for layer in group if isinstance(layer, LipschitzConstraint)] for group in groups]
 
     def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
-        head = self.decode_head
-        return head.fuse_row_scale() if layer is head.linear_fuse else None
+        head = active_module(self.decode_head)
+        return head.fuse_row_scale() if layer is head.active_layers().fuse else None
 
     def head_parts(self, dtype: torch.dtype) -> HeadParts:
-        return decode_head_parts(self.decode_head, dtype)
+        return decode_head_parts(active_module(self.decode_head), dtype)
 
     def _initial_std(self, module: LipschitzConstraint) -> float:
         # With the variance frozen nothing rescales the fused features: keep their variance from layer to layer. The
@@ -276,7 +288,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
     def _head_jacobian_penalty(
         self, seeds: torch.Tensor, features: Sequence[torch.Tensor], fused: torch.Tensor
     ) -> torch.Tensor:
-        return decode_head_jacobian_penalty(self.decode_head, features, fused, seeds)
+        return decode_head_jacobian_penalty(active_module(self.decode_head), features, fused, seeds)
 
     def merge(self) -> "LRSegformerForSemanticSegmentation":
         """
@@ -286,7 +298,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         it. For a model that is a stock one for good there is [`to_vanilla`].
         """
         self.eval()
-        self.decode_head.keep_maps()
+        active_module(self.decode_head).keep_maps()
         return self
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
@@ -324,8 +336,12 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
             self._keep_in_fp32_modules_strict = ["classifier"]
         self.post_init()
 
+    def penalty_factors(self) -> list[list[LipschitzConstraint]]:
+        classifier = active_module(self.classifier)
+        return [[classifier]] if isinstance(classifier, LipschitzConstraint) else []
+
     def head_parts(self, dtype: torch.dtype) -> HeadParts:
-        return classifier_parts(self.classifier, dtype)
+        return classifier_parts(active_module(self.classifier), dtype)
 
     @can_return_tuple
     def forward(
@@ -370,11 +386,14 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
     def _classified(self, pooled: torch.Tensor) -> torch.Tensor:
         maps = None if self.training else self.constant_maps()
         if maps is None:
+            if self.config.lipschitz_strategy is not None:
+                refuse_adapter(active_module(self.classifier))
             return self.classifier(pooled)
         return torch.nn.functional.linear(pooled, maps.weight.to(pooled.dtype), maps.bias.to(pooled.dtype))
 
     def eval_maps(self) -> ClassifierMaps:
-        return ClassifierMaps(plain_matrix(self.classifier), self.classifier.bias)
+        classifier = active_module(self.classifier)
+        return ClassifierMaps(plain_matrix(classifier), classifier.bias)
 
     def merge(self) -> "LRSegformerForImageClassification":
         """As [`LRSegformerForSemanticSegmentation.merge`]: set eval mode and compute the effective weight once."""

@@ -288,7 +288,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             f"lipschitz/{name.removeprefix('decode_head.')}": layer.lipschitz_bound(model.row_scale_of(layer)).item()
             for name, layer in model.constrained_layers().items()
         }
-        bound_of_head = model.head_bound()
+        bound_of_head = model.head_bound() if bounds else None
         return bounds if bound_of_head is None else {**bounds, "lipschitz/head": bound_of_head}
 
     # ---- evaluation ----
