@@ -34,7 +34,9 @@ def register_key_renaming(class_name: str, stock_class_name: str) -> None:
         register_checkpoint_conversion_mapping(class_name, mapping, overwrite=True)
 
 
-def register_pipeline_names(model_type: str, segmentation_class: str, classification_class: str) -> None:
+def register_pipeline_names(
+    model_type: str, backbone_class: str, segmentation_class: str, classification_class: str
+) -> None:
     """
     Name the model classes in the tables that pipelines read.
 
@@ -42,6 +44,7 @@ def register_pipeline_names(model_type: str, segmentation_class: str, classifica
     registered model works but logs an error that it is not supported (huggingface/transformers#25453 is the nearest
     report).
     """
+    modeling_auto.MODEL_MAPPING_NAMES[model_type] = backbone_class
     modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[model_type] = segmentation_class
     modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type] = classification_class
 

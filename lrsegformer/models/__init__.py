@@ -36,7 +36,8 @@ def _register() -> None:
     register_key_renaming(LRSegformerModel.__name__, "SegformerModel")
     register_key_renaming(segmentation.__name__, "SegformerForSemanticSegmentation")
     register_key_renaming(classification.__name__, "SegformerForImageClassification")
-    register_pipeline_names(LRSegformerConfig.model_type, segmentation.__name__, classification.__name__)
+    names = (each.__name__ for each in (LRSegformerModel, segmentation, classification))
+    register_pipeline_names(LRSegformerConfig.model_type, *names)
 
 
 _register()

@@ -59,8 +59,8 @@ def plain_matrix(layer: nn.Module, row_scale: torch.Tensor | None = None) -> tor
     refuse_adapter(layer)
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         raise InputError(
-            f"the head multiplies its linear maps out and cannot take a {type(layer).__name__} among them: keep "
-            "nn.Linear, nn.Conv2d or the layers of lrsegformer there."
+            f"the head multiplies its linear maps out and cannot take a {type(layer).__name__} among them, whose own "
+            f"forward pass would be left out: {ADVICE_ON_ADAPTERS}"
         )
     return LipschitzConstraint.raw_matrix(layer)
 

@@ -262,7 +262,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
             [`LRSegformerSemanticSegmenterOutput`]: logits at a quarter of the input's size, the task loss where labels
             are given, and the penalty in training mode and where labels are given (a Jacobian's: in training mode).
         """
-        outputs = self.segformer(pixel_values, **kwargs)
+        outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         features = outputs.hidden_states
         if self.training and self._penalized_jacobian() == "head":
             logits, fused = self.decode_head(features, return_fused=True)
@@ -359,7 +359,7 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
             [`LRSegformerImageClassifierOutput`]: logits, the task loss where labels are given (the mean over the
             batch), and the penalty in training mode and where labels are given (a Jacobian's: in training mode).
         """
-        outputs = self.segformer(pixel_values, **kwargs)
+        outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         last_stage = outputs.last_hidden_state
         if self.config.reshape_last_stage:
             last_stage = last_stage.permute(0, 2, 3, 1)

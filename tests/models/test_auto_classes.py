@@ -84,10 +84,11 @@ def test_a_saved_backbone_starts_both_tasks(folders, tmp_path, ours):
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_feature_extraction_pipeline(folders, task):
+def test_feature_extraction_pipeline(folders, task, error_lines):
     extract = pipeline("image-feature-extraction", model=str(folders[task]), device="cpu")
     features = extract([Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")])
     assert len(features) == 2 and features[0] != features[1]
+    assert not error_lines
 
 
 def test_auto_image_processor_finds_the_processor(folders, tmp_path):
