@@ -16,6 +16,7 @@ from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
 from lrsegformer.training.finite import FiniteChecks
+from lrsegformer.training.label_smoothing import smooth_in_the_loss
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningScores
@@ -73,7 +74,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         self.model_accepts_loss_kwargs = False
         self._segments = task_of(self.model) == "segmentation"
         if self._segments:
-            _smooth_in_the_loss(self.accelerator.unwrap_model(self.model), args.label_smoothing_factor)
+            smooth_in_the_loss(self.accelerator.unwrap_model(self.model), args.label_smoothing_factor)
             self.label_smoother = None
         elif self.label_smoother is not None and getattr(self.model.config, "semantic_loss_class_weights", None):
             raise InputError(
@@ -96,7 +97,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         """A fresh model for a run, or for a trial of a search; see [`~transformers.Trainer.call_model_init`]."""
         model = super().call_model_init(trial)
         if task_of(model) == "segmentation":
-            _smooth_in_the_loss(model, self.args.label_smoothing_factor)
+            smooth_in_the_loss(model, self.args.label_smoothing_factor)
         return model
 
     def get_train_dataloader(self) -> DataLoader:
@@ -379,19 +380,6 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
-
-
-def _smooth_in_the_loss(model: torch.nn.Module, share: float) -> None:
-    """transformers' own smoothing works along the wrong axis of a map, and takes the ignore label for a class."""
-    if not share:
-        return
-    if not hasattr(model.config, "semantic_loss_label_smoothing"):
-        raise InputError(
-            "--label_smoothing_factor with a stock SegFormer for segmentation would smooth over the wrong axis: "
-            "leave it at 0, or train an LRSegformerForSemanticSegmentation (without a strategy it is the stock "
-            "model)."
-        )
-    model.config.semantic_loss_label_smoothing = share
 
 
 def _with_own_generator(dataloader: DataLoader) -> DataLoader:

@@ -48,6 +48,9 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"--{name} is {value}: give 0 or a positive number.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}: give a number of at least 0 and below 1.")
         check_adversarial(self.adversarial_steps, self.adversarial_eps)
         schedule = type(self).__dataclass_fields__["lr_scheduler_kwargs"].default
         if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == schedule:

@@ -1,6 +1,7 @@
 """The defaults are the published recipe, and the schedule is what it says."""
 
 import dataclasses
+import math
 import os
 
 import pytest
@@ -96,3 +97,10 @@ def test_the_options_of_the_recipes_schedule_go_to_no_other(make_trainer, schedu
     trainer.train()
     assert not trainer.args.lr_scheduler_kwargs
     assert make_trainer(lr_scheduler_kwargs={"power": 2.0}).args.lr_scheduler_kwargs == {"power": 2.0}
+
+
+@pytest.mark.parametrize("name", ["adam_beta1", "adam_beta2"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1.0, -0.1])
+def test_decays_of_adam(make_arguments, name, value):
+    with pytest.raises(InputError, match=f"--{name} is {value}"):
+        make_arguments(**{name: value})
