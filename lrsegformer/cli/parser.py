@@ -65,8 +65,13 @@ class OneLineParser(HfArgumentParser):
         """
         names = self.field_names()
         config_path = find_option("--config", argv)
-        in_file = [] if config_path is None else config_to_options(config_path, set(names))
+        in_file = [] if config_path is None else config_to_options(config_path, set(names), self._takers_of_several())
         return Parsed(vars(self.parse_args([*in_file, *argv])), _given(in_file, names), _given(argv, names))
+
+    def _takers_of_several(self) -> set[str]:
+        """The options that take several words, by all their names."""
+        several = [action for action in self._actions if action.nargs in ("+", "*")]
+        return {word.removeprefix("--") for action in several for word in action.option_strings}
 
     def build(self, values: dict[str, Any]) -> tuple[Any, ...]:
         """One instance of each dataclass, from the values of the fields."""
@@ -95,13 +100,14 @@ def find_option(option: str, argv: Sequence[str]) -> str | None:
     return found
 
 
-def config_to_options(path: str, known: set[str]) -> list[str]:
+def config_to_options(path: str, known: set[str], several: set[str]) -> list[str]:
     """
     A YAML or JSON file as command-line options.
 
     Args:
         path (`str`): the file; a mapping from option names to values. `null` leaves the default.
         known (`set[str]`): the names that the parser takes.
+        several (`set[str]`): those of options that take several words; a longer list for another one is passed on as JSON.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: unreadable file, not a mapping, or an unknown key (naming the nearest known
@@ -115,10 +121,10 @@ def config_to_options(path: str, known: set[str]) -> list[str]:
             raise InputError(f"Unknown key {key!r} in {path}: {hint}")
         if value is None:
             continue
-        if isinstance(value, list):
+        if isinstance(value, list) and (key in several or len(value) == 1):
             options += [f"--{key}", *map(str, value)]
         else:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
             # A value such as -1,1 would be taken for an option.
             options += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
     return options

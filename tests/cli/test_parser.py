@@ -8,6 +8,7 @@ import yaml
 
 from lrsegformer.cli.finetune import parse_arguments
 from lrsegformer.cli.parser import OneLineParser, find_option
+from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.errors import InputError
 from lrsegformer.training.run_config import arguments_to_config, write_run_config
 
@@ -56,6 +57,15 @@ def test_yaml(config_file):
 @pytest.mark.parametrize("indent", [None, 2, "\t"])
 def test_json(config_file, indent):
     check_options(parse("--config", config_file(json.dumps(OPTIONS, indent=indent), "options.json")))
+
+
+def test_lists_are_values_of_options_that_take_one_word(config_file):
+    path = config_file("class_names: [road, car]\nmask_values: [0, 255]\nlabel_names: [labels, weights]\n")
+    _, data, training = parse("--config", path)
+    assert read_class_names(data.class_names).names == ("road", "car") and json.loads(data.mask_values) == [0, 255]
+    assert training.label_names == ["labels", "weights"]
+    _, data, _ = parse("--config", config_file("class_names: [lesion]\n"))
+    assert read_class_names(data.class_names).names == ("lesion",)
 
 
 def test_exponents_without_a_point_are_numbers(config_file):
