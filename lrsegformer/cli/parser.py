@@ -107,7 +107,8 @@ def config_to_options(path: str, known: set[str], several: set[str]) -> list[str
     Args:
         path (`str`): the file; a mapping from option names to values. `null` leaves the default.
         known (`set[str]`): the names that the parser takes.
-        several (`set[str]`): those of options that take several words; a longer list for another one is passed on as JSON.
+        several (`set[str]`): those of options that take several words; a list for another one becomes JSON, unless it
+            has a single entry.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: unreadable file, not a mapping, or an unknown key (naming the nearest known
