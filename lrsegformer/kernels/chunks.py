@@ -7,10 +7,10 @@ def works_in_chunks(*tensors: torch.Tensor) -> bool:
     """
     Whether all tensors lie in a CPU's memory, where results can be written piece by piece.
 
-    Not on other devices, not while torch.compile traces, and not under vmap or a gradient of many cotangents at once,
-    whose tensors have no memory of their own.
+    Not on other devices, not while torch.compile or torch.jit traces, and not under vmap or a gradient of many
+    cotangents at once, whose tensors have no memory of their own.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return all(tensor.device.type == "cpu" and _has_memory(tensor) for tensor in tensors)
 
