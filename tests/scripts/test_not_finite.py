@@ -59,7 +59,7 @@ def test_options_that_are_no_number_to_compute_with(explain, option, value):
 
 
 def test_a_run_that_goes_astray_keeps_its_last_good_checkpoint_and_goes_on_from_it(explain, tmp_path, monkeypatch):
-    def spoilt(trainer, outputs, inputs):
+    def spoilt(trainer, outputs, *others):
         return outputs["loss"] * (math.nan if trainer.state.global_step == 3 and trainer.model.training else 1)
 
     with monkeypatch.context() as patches:

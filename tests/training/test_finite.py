@@ -146,7 +146,7 @@ def test_float16_training_that_overflows_at_any_scale_stops(make_trainer):
 def test_losses_are_seen_at_any_scale(make_trainer, monkeypatch):
     trainer = make_trainer()
     trainer.accelerator.scaler = Scaler(4.0)
-    monkeypatch.setattr(trainer, "task_loss", lambda outputs, inputs: outputs["loss"] * math.nan)
+    monkeypatch.setattr(trainer, "task_loss", lambda outputs, *others: outputs["loss"] * math.nan)
     with pytest.raises(NotFiniteError, match="step 1: the task loss is not finite"):
         trainer.train()
 
