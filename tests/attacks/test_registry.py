@@ -66,10 +66,12 @@ def of_task(segmenter, scenes, digits_classifier):
 
 
 @pytest.mark.parametrize(("name", "task"), [(name, task) for name in ATTACKS for task in ATTACKS[name].tasks])
-def test_every_attack_is_called_in_the_same_way(of_task, name, task):
+def test_every_attack_is_called_in_the_same_way(of_task, request, name, task):
     attack = ATTACKS[name]
     if attack.package is not None and importlib.util.find_spec(attack.package.partition(".")[0]) is None:
         pytest.skip(f"{attack.package} is not installed")
+    if name == "autoattack":
+        request.getfixturevalue("shortened")
     model, images, labels = of_task[task]
     for norm in attack.norms:
         threat = Threat(norm, 0.05 if norm == "linf" else 0.5)
