@@ -30,7 +30,7 @@ def build_report(
     strategy: str | None, scope: str, dtype: torch.dtype, layers: Sequence[Constrained], head: HeadParts
 ) -> dict[str, Any]:
     """
-    The report of [`~lrsegformer.models.modeling_lrsegformer.LipschitzHeadMixin.lipschitz_report`].
+    The report of [`~lrsegformer.models.lipschitz_head.LipschitzHeadMixin.lipschitz_report`].
 
     Args:
         strategy (`str`, *optional*), scope (`str`): the model's.

@@ -1,0 +1,160 @@
+"""What both models share of their constrained heads: which layers, how they start, what is penalised and reported."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import initialization as init
+
+from lrsegformer._compat import active_modules, is_adapted
+from lrsegformer.certification.head import HeadParts, head_bound
+from lrsegformer.certification.parts import Constrained
+from lrsegformer.certification.report import build_report
+from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.decode_head import refuse_adapter
+from lrsegformer.models.eval_mode import eval_mode
+from lrsegformer.models.jacobian import jacobian_penalty, sample_seeds
+from lrsegformer.models.penalty import constants_penalty
+
+
+class LipschitzHeadMixin:
+    """Initialisation, penalty and report of the constrained layers of the head, for either model."""
+
+    config: LRSegformerConfig
+    config_class = LRSegformerConfig
+    # The forward pass normalises the loss over its own batch; the Trainer rescales it to the whole one.
+    accepts_loss_kwargs = False
+    # A stock file has no constants; they start from its weights, so their absence is no news.
+    _keys_to_ignore_on_load_missing = [r"\.c$"]
+
+    def constrained_layers(self) -> dict[str, LipschitzConstraint]:
+        """
+        The constrained layers by their names in the model; of those among peft's modules_to_save the active copies.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for one with an adapter beside it, which voids its bound.
+        """
+        layers = {}
+        for name, module in active_modules(self):
+            if isinstance(module, LipschitzConstraint):
+                layers[name] = module
+            elif is_adapted(module) and isinstance(module.get_base_layer(), LipschitzConstraint):
+                refuse_adapter(module)
+        return layers
+
+    def penalty_factors(self) -> list[list[LipschitzConstraint]]:
+        """The constrained layers in groups: those of a group lie side by side, the groups follow each other."""
+        return [[layer] for layer in self.constrained_layers().values()]
+
+    def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
+        """Factors of the layer's rows that its constraint includes, or `None`."""
+        return None
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Initialise the tensors of `module` that were not loaded; `c`, if it was not, from the weight that was."""
+        if not isinstance(module, LipschitzConstraint):
+            super()._init_weights(module)
+            return
+        init.normal_(module.weight, mean=0.0, std=self._initial_std(module))
+        if module.bias is not None:
+            init.zeros_(module.bias)
+        if not (_was_loaded(module, "c") and _was_loaded(module, "weight")):
+            # A constant that was loaded without its weight belongs to a classifier of another size.
+            module.start_from_weight(self.row_scale_of(module))
+
+    def _initial_std(self, module: LipschitzConstraint) -> float:
+        return self.config.initializer_range
+
+    def _penalty(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None,
+        head_jacobian_penalty: Callable[..., torch.Tensor],
+        *head_inputs: Any,
+    ) -> torch.Tensor | None:
+        """
+        The penalty of this forward pass: in training mode, and in eval mode with labels, for the loss of an
+        evaluation. Not at inference: pipelines take every output for one of the batch's samples. The Jacobian's is
+        computed in training only.
+        """
+        if labels is None and not self.training:
+            return None
+        penalized = self._penalized_jacobian()
+        if penalized is None:
+            return constants_penalty(self.penalty_factors(), self.config.penalty_reduction)
+        if not (self.training and torch.is_grad_enabled()):
+            return None
+        seeds = sample_seeds(pixel_values)
+        if penalized == "network":
+            return jacobian_penalty(self._eval_mode_logits, pixel_values, seeds)
+        return head_jacobian_penalty(seeds, *head_inputs)
+
+    def _penalized_jacobian(self) -> str | None:
+        """Whose Jacobian the strategy penalises, `"head"` or `"network"`; `None` where its penalty is another one."""
+        return next((layer.penalized_jacobian for group in self.penalty_factors() for layer in group), None)
+
+    def _eval_mode_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits without dropout and with the running statistics, by kernels that can be differentiated twice."""
+        with eval_mode(self), sdpa_kernel(SDPBackend.MATH):
+            return self(pixel_values=pixel_values).logits
+
+    @torch.no_grad()
+    def lipschitz_report(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """
+        What is bounded, in which norm, by how much, and whether that is guaranteed; of eval mode.
+
+        Under scope `"head"` the constraint limits the product of the layers' bounds, and with it the head's bound,
+        which is the norm of the maps multiplied out: in float32 and float64 it never exceeds the product by more than
+        rounding (2e-5 of it).
+
+        Args:
+            dtype (`torch.dtype`, *optional*):
+                The precision in which the head computes; matrices are cast to it before their norms are taken. By
+                default autocast's, where autocast is on, and otherwise that of the encoder.
+
+        Returns:
+            `dict` of plain Python values with
+
+            - `strategy`, `scope`, `dtype` (a name such as `"float32"`);
+            - `layers`: for each constrained layer `name`, `norm`, `bound`, `exact` (the operator norm of the effective
+              weight in float64), `share` (`exact / bound`), `operator_norms` (`exact` in `l2`, `linf` and `l1`),
+              `guaranteed`, and `limited` (whether the constraint holds the bound down);
+            - `head`: `norm`, `bound`, `product_of_bounds` (all `None` where the constraint does not bound the head),
+              `guaranteed`, `note`, and `norms`: for each norm `bound` (features to logits before upsampling; of these
+              weights), `to_relu_bound` and `product_of_norms` (segmentation), and `limited`. The norms are
+              `per_pixel_l2`, `linf`, `per_pixel_l1` and `l2` (over images whose sides are multiples of 32); in
+              classification `l2`, `linf` and `l1`.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for a `dtype` that is not a floating-point one.
+        """
+        dtype = self._head_dtype() if dtype is None else dtype
+        strategy, scope = self.config.lipschitz_strategy, self.config.lipschitz_scope
+        layers = self.constrained_layers().items()
+        constrained = [Constrained(name, layer, self.row_scale_of(layer)) for name, layer in layers]
+        return build_report(strategy, scope, dtype, constrained, self.head_parts(dtype))
+
+    @torch.no_grad()
+    def head_bound(self, dtype: torch.dtype | None = None) -> float | None:
+        """What [`lipschitz_report`] says of `["head"]["bound"]`, without the rest of the report."""
+        return head_bound(self.head_parts(self._head_dtype() if dtype is None else dtype))
+
+    def head_parts(self, dtype: torch.dtype) -> HeadParts:
+        """The head as certification reads it; `dtype` is the precision in which it computes."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its head is made of.")
+
+    def _head_dtype(self) -> torch.dtype:
+        """The precision in which the head computes now: autocast's where that is on, else that of the encoder."""
+        weight = next(self.segformer.parameters())
+        if weight.dtype != torch.float64 and torch.is_autocast_enabled(weight.device.type):
+            return torch.get_autocast_dtype(weight.device.type)
+        return weight.dtype
+
+
+def _was_loaded(module: torch.nn.Module, name: str) -> bool:
+    tensor = getattr(module, name, None)
+    # transformers marks what it has loaded from a file; its init functions read the same mark.
+    return tensor is not None and getattr(tensor, "_is_hf_initialized", False)
