@@ -73,7 +73,7 @@ class LRSegformerConfig(SegformerConfig):
         if weights is not None and (len(weights) != self.num_labels or not all(weight >= 0 for weight in weights)):
             raise InputError(
                 f"semantic_loss_class_weights has {len(weights)} entries for {self.num_labels} classes, or one below "
-                "0: give one weight of at least 0 a class."
+                "0: give one weight of at least 0 a class, or None."
             )
         if not 0 <= self.semantic_loss_label_smoothing < 1:
             raise InputError(
@@ -96,9 +96,16 @@ class LRSegformerConfig(SegformerConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in the parent, but our options given as keywords are checked, too (the parent sets them unchecked)."""
-        ours = {name: kwargs.pop(name) for name in (*OPTIONS, *LOSS_OPTIONS) if name in kwargs}
-        return super().from_dict({**config_dict, **ours}, **kwargs)
+        """
+        As in the parent, but our options and the classes given as keywords are in place before they are checked (the
+        parent sets them afterwards, unchecked).
+        """
+        ours = (*OPTIONS, *LOSS_OPTIONS, "id2label", "label2id")
+        given = {name: kwargs.pop(name) for name in ours if name in kwargs}
+        saved_names = config_dict.get("id2label") or {}
+        if "id2label" not in given and kwargs.get("num_labels") not in (None, len(saved_names)):
+            config_dict = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
+        return super().from_dict({**config_dict, **given}, **kwargs)
 
 
 def _refuse_another_reading(name: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:

@@ -126,3 +126,26 @@ def test_options_of_the_loss_reach_the_loss(make_model, images, labels):
     )
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert not any(name.startswith("semantic_loss_c") for name in vars(model.to_vanilla().config))
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize(
+    "classes",
+    [{"num_labels": 3}, {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}],
+    ids=["number", "names"],
+)
+def test_weights_of_the_classes_that_a_checkpoint_is_given(make_model, make_stock, task, classes, tmp_path):
+    """Another number of classes than in the file, and weights for these: a backbone of 1000 classes is the usual."""
+    make_stock(task, num_labels=7).save_pretrained(tmp_path / "stock")
+    model_class = type(make_model(task=task))
+    options = {"ignore_mismatched_sizes": True, **classes}
+    loaded = model_class.from_pretrained(tmp_path / "stock", semantic_loss_class_weights=[1, 2, 3], **options)
+    assert loaded.config.num_labels == 3 and loaded.config.semantic_loss_class_weights == [1, 2, 3]
+    assert loaded.config.id2label == classes.get("id2label", {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"})
+    # What was saved for the classes of before says nothing about others.
+    make_model(task=task, semantic_loss_class_weights=[1.0] * 5).save_pretrained(tmp_path / "ours")
+    with pytest.raises(ValueError) as caught:
+        model_class.from_pretrained(tmp_path / "ours", **options)
+    assert "5 entries for 3 classes" in f"{caught.value} {caught.value.__cause__}"
+    again = model_class.from_pretrained(tmp_path / "ours", semantic_loss_class_weights=None, **options)
+    assert again.config.semantic_loss_class_weights is None and again.config.num_labels == 3
