@@ -77,7 +77,10 @@ def _sum_of_products(matrix: torch.Tensor, finest: torch.Tensor, coarser: Sequen
         by_rows, wide = by_rows.expand(batch * channels, -1, -1), (maps @ by_columns.T).flatten(0, 1)
         total = torch.bmm(by_rows, wide) if total is None else total.baddbmm_(by_rows, wide)
     # A result that autograd takes for a view could not be overwritten.
-    total = torch.ops.aten._unsafe_view(total, (batch, channels, *size))
+    if torch.jit.is_tracing():  # It would take the sizes of the example for those of every input.
+        total = total.view(batch, channels, *size).clone()
+    else:
+        total = torch.ops.aten._unsafe_view(total, (batch, channels, *size))
     total.flatten(2).baddbmm_(matrix.expand(batch, -1, -1), finest.flatten(2))
     return total
 

@@ -216,7 +216,7 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         last_stage = outputs.last_hidden_state
         if self.config.reshape_last_stage:
             last_stage = last_stage.permute(0, 2, 3, 1)
-        pooled = last_stage.reshape(len(last_stage), -1, self.config.hidden_sizes[-1]).mean(dim=1)
+        pooled = last_stage.reshape(last_stage.shape[0], -1, self.config.hidden_sizes[-1]).mean(dim=1)
         logits = self._classified(pooled)
         return LRSegformerImageClassifierOutput(
             loss=None if labels is None else self._task_loss(logits, labels, **kwargs),

@@ -45,7 +45,8 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     Args:
         model: [`LRSegformerForSemanticSegmentation`], [`LRSegformerForImageClassification`], or a stock SegFormer.
         args ([`LRSegformerTrainingArguments`]): recipe and weight of the penalty.
-        kwargs: everything else that [`~transformers.Trainer`] takes.
+        kwargs: everything else that [`~transformers.Trainer`] takes. With a `compute_loss_func` the model gets no
+            labels, and the loss of an evaluation is that function's alone.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: for any other model; for `label_smoothing_factor` with a stock model for
