@@ -15,31 +15,19 @@ from transformers.utils import logging
 
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.registry import ATTACKS
-from lrsegformer.data import DataSplits
-from lrsegformer.data.processor import input_definition, input_size, normalisation
-from lrsegformer.errors import InputError
+from lrsegformer.data.processor import input_size, normalisation
 from lrsegformer.extras import install_name, require
-from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments, attack_conditions
+from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.bench.cells import CellFile, cell_key
 from lrsegformer.robustness.bench.checkpoints import (
     Checkpoint,
-    check_classes,
     find_checkpoints,
     load_checkpoint,
     proven_bound,
-    scoring_processor,
     weights_fingerprint,
 )
-from lrsegformer.robustness.bench.data import (
-    corrupted,
-    open_splits,
-    prepared_by,
-    shifted_sets,
-    training_subset,
-    validation_subset,
-    with_saved_reading,
-)
 from lrsegformer.robustness.bench.measuring import measure
+from lrsegformer.robustness.bench.planning import prepare
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.report.files import SHEETS, write_report, writing_to
@@ -48,7 +36,6 @@ from lrsegformer.robustness.report.sheets import save_sheet
 logger = logging.get_logger(__name__)
 
 PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "numpy", "pillow")
-Task = tuple[Condition, ScoredData]
 
 
 def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments) -> dict[str, Any]:
@@ -70,91 +57,33 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
     """
     state = processes()
     checkpoints = find_checkpoints(arguments.models)
-    task = checkpoints[0].task
-    arguments.check_task(task)
+    arguments.check_task(checkpoints[0].task)
     packages = needed_packages(arguments)
     for package in packages:
         require(package)
-    if arguments.reliability and data_arguments.lacks_training_folders:
-        raise InputError(
-            "--reliability compares with training images: give --train_images and --train_masks, or leave it out"
-        )
     with state.main_process_first():
-        processors = {one.label: scoring_processor(one, data_arguments.eval_size) for one in checkpoints}
-        data_arguments = with_saved_reading(data_arguments, processors)
-        splits = open_splits(data_arguments, task, arguments.seed)
-        for checkpoint in checkpoints:
-            check_classes(checkpoint, splits.label_space.names, splits.dataset_name)
-            # Read once before anything is computed: a broken file of the last model must not be found after hours.
-            load_checkpoint(checkpoint)
-        # Models whose processors prepare images alike share them.
-        plans: dict[str, list[Task]] = {}
-        for processor in processors.values():
-            if input_definition(processor) not in plans:
-                prepared = prepared_by(processor, splits, data_arguments.score_at)
-                plans[input_definition(processor)] = plan(arguments, data_arguments, prepared, task)
+        prepared = prepare(checkpoints, arguments, data_arguments)
     file = CellFile(arguments.output_dir)
     finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
-    setting = {"seed": arguments.seed, "versions": _versions(packages), "score_at": data_arguments.score_at}
-    subsets = {
-        scored.subset.fingerprint: scored.subset.names
-        for tasks in plans.values()
-        for _, scored in tasks
-        if scored.clean is None
-    }
-    data = next(iter(plans.values()))[0][1]
-    context = {
-        "task": task,
-        "dataset": splits.dataset_name,
-        "images": len(data.subset),
-        "of": data.subset.total,
-        "class_names": list(data.names),
-        "inputs": {},
-        "bounds": {},
-        **setting,
-    }
+    versions = _versions(packages)
+    context = {**prepared.described(), "inputs": {}, "bounds": {}, "seed": arguments.seed, "versions": versions}
     cells: list[dict[str, Any]] = []
     report = None
     for checkpoint in checkpoints:
-        processor = processors[checkpoint.label]
-        tasks = plans[input_definition(processor)]
-        model = prepare_model(checkpoint, processor)
+        tasks = prepared.tasks_of(checkpoint)
+        model = prepare_model(checkpoint, prepared.processors[checkpoint.label])
         context["bounds"][checkpoint.label] = model.bound
         context["inputs"][checkpoint.label] = {"size": model.input_size, "subset": tasks[0][1].subset.fingerprint}
         for number, (condition, scored) in enumerate(tasks, start=1):
-            cell, is_new = score_cell(model, condition, scored, arguments, setting["versions"], finished, file)
+            cell, is_new = score_cell(model, condition, scored, arguments, versions, finished, file)
             took = f"{cell['seconds']:.1f} s" if is_new else "finished before"
             logger.info(f"{checkpoint.label}, {condition.label} ({number} of {len(tasks)}): {took}.")
             cells.append(cell)
         # After each model, so that a run that is stopped has a report of those before.
         if state.is_main_process:
-            options = (arguments, data_arguments)
-            report = write_report(arguments.output_dir, cells, context, subsets, arguments.eps, options)
+            options = (arguments, prepared.data_arguments)
+            report = write_report(arguments.output_dir, cells, context, prepared.subsets(), arguments.eps, options)
     return broadcast_object_list([report])[0]
-
-
-def plan(
-    arguments: RobustnessArguments,
-    data_arguments: BenchDataArguments,
-    splits: DataSplits,
-    task: str,
-) -> list[Task]:
-    """Every condition with its images, in the order of the tables; the first is the clean validation subset."""
-    data = validation_subset(splits, task, data_arguments.max_eval_samples, arguments.seed)
-    tasks: list[Task] = [(Condition("clean"), data)]
-    attacks = attack_conditions(arguments)
-    if attacks:
-        tasks.append((Condition("gradients"), data))
-    tasks += [(condition, data) for condition in attacks]
-    for name in arguments.corruptions:
-        for severity in arguments.severities:
-            condition = Condition("corruption", name, severity=severity)
-            tasks.append((condition, corrupted(data, condition, arguments.seed)))
-    tasks += shifted_sets(arguments, data_arguments, splits, task)
-    if arguments.reliability:
-        train = training_subset(splits, task, data_arguments.max_eval_samples, arguments.seed)
-        tasks += [(Condition("train"), train), (Condition("reliability"), data)]
-    return tasks
 
 
 def needed_packages(arguments: RobustnessArguments) -> list[str]:
