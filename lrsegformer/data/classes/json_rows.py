@@ -69,7 +69,8 @@ def _row_of_pair(key: str, value: Any, where: str) -> ClassRow:
         fields = {column_key(title): cell for title, cell in value}
         titles = {**fields, "index": key} if is_integer(key) else {**fields, "name": key}
         columns = Columns.of(list(titles), [titles], place)
-        if columns is None:
+        # A name alone makes no class of whatever object it stands before.
+        if columns is None or not (is_integer(key) or columns.says_more_than_the_name()):
             raise _unknown(value, place)
         return columns.row(titles, place)
     if is_integer(value) and not (isinstance(value, str) and is_integer(key)):

@@ -123,6 +123,10 @@ class Columns:
             return None
         return cls(name, index[0] if index else None, colour, channels, folder)
 
+    def says_more_than_the_name(self) -> bool:
+        """Whether there is an index, a colour or a folder."""
+        return any(column is not None for column in (self.index, self.colour, self.channels, self.folder))
+
     def row(self, cells: Mapping[str, Any], place: str) -> ClassRow:
         """
         One row of the table.

@@ -108,6 +108,7 @@ def test_plain_lists_keep_commas_and_numbers(read):
         ("{", r"line 1: no valid JSON"),
         ('{\n "0": "sky",\n "1" "road"\n}', r"line 3: no valid JSON"),
         ('{"depths": [1, 2]}', r"'depths': \[1, 2\] names no class"),
+        ('{"training": {"epochs": 3}, "data": {"path": "x"}}', "'training': .*epochs.* names no class"),
         ('{"0": "sky", "0": "road"}', "index 0 is given to 'sky' and to 'road'"),
         ('{"sky": 0, "road": 0}', "index 0 is given to 'sky' and to 'road'"),
         ('{"0": "sky", "2": "road"}', "index 0 is followed by 2, which leaves a gap"),
