@@ -38,6 +38,9 @@ class _DigitsSource:
         _, labels, photographs = _material(self.split)
         return rng, _photograph_crop(photographs[rng.integers(len(photographs))], self.side, rng), labels
 
+    def _name(self, index: int) -> str:
+        return f"digits {self.split} image {index}"
+
 
 class DigitsSegmentation(_DigitsSource):
     """
@@ -68,7 +71,15 @@ class DigitsSegmentation(_DigitsSource):
             strokes = np.argwhere(coverage > 0)
             (top, left), (bottom, right) = strokes.min(axis=0), strokes.max(axis=0)
             occupied[place][top : bottom + 1, left : right + 1] = True
-        return Example(_to_image(canvas), mask, f"digits {self.split} image {index}")
+        return Example(_to_image(canvas), mask, self._name(index))
+
+    def mask(self, index: int) -> np.ndarray:
+        """The mask alone; digits that cover each other are drawn for it all the same."""
+        return self[index].target
+
+    def mask_name(self, index: int) -> str:
+        """The item, for messages."""
+        return self._name(index)
 
 
 class DigitsClassification(_DigitsSource):
@@ -81,7 +92,11 @@ class DigitsClassification(_DigitsSource):
         height, width = _box(ink, rng.uniform(0.6, 0.9) * self.side, self.side)
         top, left = rng.integers(self.side - height + 1), rng.integers(self.side - width + 1)
         _draw(canvas[top : top + height, left : left + width], ink, rng)
-        return Example(_to_image(canvas), digit, f"digits {self.split} image {index}")
+        return Example(_to_image(canvas), digit, self._name(index))
+
+    def class_indices(self) -> np.ndarray:
+        """The class of every image, without drawing one."""
+        return np.arange(self.count) % 10
 
 
 def load_digit_images(task: str, train_count: int, validation_count: int, side: int, seed: int) -> DataSource:

@@ -55,15 +55,14 @@ def balanced_weights(counts: np.ndarray) -> list[float]:
 
 
 def count_labels(dataset: Any, space: LabelSpace, task: str) -> np.ndarray:
-    """How many valid pixels, or images, of each class a data set holds: reads every label once."""
+    """How many valid pixels, or images, of each class a data set holds: reads every mask once, and no image."""
+    source = dataset.source
+    if task == "classification":
+        return np.bincount(source.class_indices()[dataset.indices], minlength=space.num_labels)
     counts = np.zeros(space.num_labels, dtype=np.int64)
-    for index in logging.tqdm(dataset.indices, desc="counting the labels"):
-        example = dataset.source[int(index)]
-        if task == "segmentation":
-            encoded = space.encode_mask(example.target, example.name)
-            counts += np.bincount(encoded[encoded != space.ignore_index].ravel(), minlength=space.num_labels)
-        else:
-            counts[int(example.target)] += 1
+    for index in map(int, logging.tqdm(dataset.indices, desc="counting the labels")):
+        encoded = space.encode_mask(source.mask(index), source.mask_name(index))
+        counts += np.bincount(encoded[encoded != space.ignore_index].ravel(), minlength=space.num_labels)
     return counts
 
 

@@ -22,7 +22,7 @@ from lrsegformer.evaluation import (
     save_curves,
     save_samples,
 )
-from lrsegformer.evaluation.scores import without_nan
+from lrsegformer.evaluation.scores import scores_from_counts, without_nan
 from lrsegformer.hub.card import write_model_card
 from lrsegformer.models.loading import LipschitzModel
 from lrsegformer.training.class_weights import count_labels
@@ -123,8 +123,6 @@ def constant_answer(splits: DataSplits, task: str) -> dict[str, float] | None:
 
     Reads every validation label once; `None` where there are more than 5000 of them.
     """
-    from lrsegformer.evaluation.scores import scores_from_counts
-
     dataset = splits.validation
     if len(dataset) > 5000:
         return None

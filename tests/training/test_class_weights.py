@@ -8,10 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from PIL import Image
 
 from lrsegformer import LRSegformerConfig
 from lrsegformer.cli.finetune import main
 from lrsegformer.data import LabelSpace
+from lrsegformer.data.dataset import ImageDataset
+from lrsegformer.data.folders import ClassFolderSource, MaskFolderSource
 from lrsegformer.errors import InputError
 from lrsegformer.models.loading import build_model
 from lrsegformer.training.class_weights import balanced_weights, class_weights, count_labels
@@ -131,3 +134,28 @@ def test_through_the_command_line(tmp_path, monkeypatch, caplog, task):
     assert yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["class_weights"] == "balanced"
     weights = json.loads((tmp_path / "out" / "config.json").read_text())["semantic_loss_class_weights"]
     assert len(weights) == CLASSES[task] and len(set(weights)) > 1
+
+
+def test_counting_opens_no_image(tmp_path):
+    for name, value in (("a", 0), ("b", 1), ("c", 1)):
+        for folder in ("images", "masks", f"classes/{value}"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 5), value, dtype=np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+        for folder in ("images", f"classes/{value}"):
+            (tmp_path / folder / f"{name}.png").write_bytes(b"no image")
+    space = LabelSpace(("zero", "one"))
+    sources = {
+        "segmentation": MaskFolderSource(tmp_path / "images", tmp_path / "masks"),
+        "classification": ClassFolderSource(tmp_path / "classes"),
+    }
+    for task, source in sources.items():
+        dataset = ImageDataset(source, space, None, seed=0, indices=[0, 2])
+        assert count_labels(dataset, space, task).tolist() == ([20, 20] if task == "segmentation" else [1, 1])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_built_in_labels_are_those_of_the_items(digits, task):
+    splits = digits(task)
+    targets = [splits.validation.source[int(index)].target for index in splits.validation.indices]
+    expected = np.bincount(np.concatenate([np.ravel(target) for target in targets]), minlength=CLASSES[task])
+    assert count_labels(splits.validation, splits.label_space, task).tolist() == expected.tolist()

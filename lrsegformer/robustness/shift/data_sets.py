@@ -13,7 +13,6 @@ import numpy as np
 
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.dataset import ImageDataset
-from lrsegformer.data.examples import ExampleSource
 from lrsegformer.data.folders import ClassFolderSource
 from lrsegformer.data.hub import HubSource, load_hub
 from lrsegformer.data.labels import LabelSpace
@@ -185,7 +184,7 @@ def map_classes(dataset: ImageDataset, mapping: str | Path, model_names: Sequenc
 
 def _shifted_set(
     name: str,
-    source: ExampleSource,
+    source: ClassFolderSource | HubSource,
     classes: Sequence[str],
     model: ModelInput,
     mapping: str | Path | None,
@@ -199,16 +198,6 @@ def _shifted_set(
     place = {old: new for new, old in enumerate(kept)}
     space = LabelSpace(tuple(classes))
     mapped = MappedSource(source, space, [place.get(old) for old in range(len(classes))], [classes[k] for k in kept])
-    indices = [index for index, old in enumerate(_classes_of_examples(source)) if old in place]
+    indices = [index for index, old in enumerate(source.class_indices().tolist()) if old in place]
     dataset = ImageDataset(mapped, mapped.new_space, model.transform, 0, np.array(indices))
     return ShiftedSet(name, dataset, ClassMap(tuple(matched[old] for old in kept), len(model.names)))
-
-
-def _classes_of_examples(source: ExampleSource) -> list[int]:
-    """The class of every example, without opening an image."""
-    if isinstance(source, ClassFolderSource):
-        return [index for _, index in source.files]
-    if isinstance(source, HubSource):
-        labels = source.rows[source.label_column]
-        return [source.classes[label] if source.classes else int(label) for label in labels]
-    return [int(source[index].target) for index in range(len(source))]
