@@ -1,10 +1,10 @@
 """
-The calculus of constants: named parts of a network, each with its Lipschitz constant, and how constants compose.
+Named parts of a head, each with its Lipschitz constant in one norm at a time, and how these constants compose.
 
-A part knows matrices and numbers, no model. What lies between parts is one feature map a scale, and a [`Norm`] says
-how the sizes of their entries become one number. Constants are float64 scalars, differentiable, in exact arithmetic
-of the given matrices; whoever states a bound widens it by what rounding can add. Proofs in
-docs/lipschitz_constraints.md.
+What a head is made of is named here for its report; constants from the pixels on are those of `calculus`. A part
+knows matrices and numbers, no model. What lies between parts is one feature map a scale, and a [`Norm`] says how the
+sizes of their entries become one number. Constants are float64 scalars, differentiable, in exact arithmetic of the
+given matrices; whoever states a bound widens it by what rounding can add. Proofs in docs/lipschitz_constraints.md.
 """
 
 from abc import ABC, abstractmethod
