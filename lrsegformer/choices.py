@@ -5,8 +5,10 @@ from typing import Any, Literal, get_args
 Task = Literal["segmentation", "classification"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
-# Norms of perturbations.
-NORMS = ("linf", "l2")
+# Norms of perturbations: the largest change of a value; l2 over the whole image; the largest over pixels of the l2
+# over a pixel's channels. Command lines and reports give the radii of those that speak of single pixels in 1/255.
+NORMS = ("linf", "l2", "per_pixel_l2")
+NORMS_IN_255THS = ("linf", "per_pixel_l2")
 
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"

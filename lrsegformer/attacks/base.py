@@ -197,10 +197,13 @@ def check_classifier(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor
     return logits
 
 
-def check_norm(name: str, threat: Threat, norm: str) -> None:
-    """Raise [`~lrsegformer.errors.InputError`] where an attack has one norm and the threat another."""
-    if threat.norm != norm:
-        raise InputError(f"the attack {name} has the norm {norm} alone, not {threat.norm}: give a threat in {norm}.")
+def check_norm(name: str, threat: Threat, *norms: str) -> None:
+    """Raise [`~lrsegformer.errors.InputError`] where the threat's norm is none of those that an attack has."""
+    if threat.norm not in norms:
+        raise InputError(
+            f"the attack {name} has {'the norm' if len(norms) == 1 else 'the norms'} {' and '.join(norms)} alone, not "
+            f"{threat.norm}: give a threat in {' or '.join(norms)}."
+        )
 
 
 def share_right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

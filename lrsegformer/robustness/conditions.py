@@ -13,8 +13,9 @@ class Condition:
     Attributes:
         kind (`str`): `"clean"`, `"gradients"`, `"attack"`, `"corruption"`, `"shifted"` or `"reliability"`.
         name (`str`): of the attack, corruption or data set.
-        norm (`str`, *optional*): `"linf"` or `"l2"`, of an attack.
-        radius (`float`, *optional*): of an attack, in 1/255 for linf and plain for l2, in [0, 1] pixel space.
+        norm (`str`, *optional*): `"linf"`, `"l2"` or `"per_pixel_l2"`, of an attack.
+        radius (`float`, *optional*): of an attack, in [0, 1] pixel space: in 1/255 for linf and per_pixel_l2, and
+            plain for l2.
         severity (`int`, *optional*): 1 to 5, of a corruption.
         steps, restarts (`int`, *optional*): of an attack.
         targeted (`bool`): whether an attack aims at given classes.

@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import SegformerImageProcessorPil
 
+from lrsegformer.attacks.apgd import apgd
 from lrsegformer.attacks.objectives.table import OBJECTIVES
 from lrsegformer.attacks.pgd import pgd
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.attacks.threat import Threat
+from lrsegformer.choices import NORMS
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation import predict_classes
 
@@ -35,7 +37,7 @@ def random_images(*shape, seed=0):
 
 
 @given(
-    st.sampled_from(["linf", "l2"]),
+    st.sampled_from(NORMS),
     st.sampled_from([0.0, 1e-5, 1 / 255, 0.1, 3.0]),
     st.sampled_from(PIXEL_OBJECTIVES),
     st.integers(0, 10**6),
@@ -91,7 +93,7 @@ def test_the_clean_image_is_a_candidate_where_the_attack_helps_the_model(linear)
 
 
 @pytest.mark.parametrize("random_start", [False, True])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("scale", "margin"), [(1.0, 1.0), (1.0, 40.0), (1e-5, 1.0)])
 def test_the_optimal_perturbation_of_a_linear_classifier_is_found(linear, norm, random_start, scale, margin):
     # float64, because the values of float32 cannot tell iterates apart whose angle to the optimum is below 1e-3.
@@ -103,7 +105,7 @@ def test_the_optimal_perturbation_of_a_linear_classifier_is_found(linear, norm, 
     for row, label in enumerate([0, 1, 0, 1]):
         image, labels = images[[row]], torch.tensor([label])
         towards = (weight[1 - label] - weight[label]).view(1, 3, 4, 4)
-        unit = towards.sign() if norm == "linf" else towards / towards.norm()
+        unit = _steepest(towards, norm)
         optimum = (image + radius * unit).clamp(0, 1)
         # A bias that leaves the label a margin even there: a run ends where the prediction flips.
         model = linear(weight, torch.zeros(2).double())
@@ -114,6 +116,40 @@ def test_the_optimal_perturbation_of_a_linear_classifier_is_found(linear, norm, 
         result = pgd(model, image, labels, threat, 60, **options)
         assert result.accuracy.item() == 1
         assert threat.distance(result.images, optimum) <= 1e-3 * radius
+
+
+def _steepest(gradient, norm):
+    """The unit vectors of the norm along which linear functions of these gradients `(n, 3, h, w)` rise fastest."""
+    if norm == "linf":
+        return gradient.sign()
+    lengths = torch.linalg.vector_norm(gradient, dim=(1, 2, 3) if norm == "l2" else 1, keepdim=True)
+    return gradient / lengths.clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+@pytest.mark.parametrize(("attack", "options"), [(pgd, {"step_size": 0.3 / 4}), (apgd, {})])
+def test_the_box_takes_no_strength_from_the_per_pixel_attack(linear, attack, options):
+    """
+    Where the box cuts a pixel's ball the best perturbation puts what is left of the radius into the other channels:
+    the largest step along the gradient whose clamped length is the radius.
+    """
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(2, 3 * 4 * 4, generator=generator).double()
+    image = torch.rand(1, 3, 4, 4, generator=generator).double()
+    image[torch.rand(image.shape, generator=generator) < 0.3] = 1.0
+    towards, radius = (weight[1] - weight[0]).view(1, 3, 4, 4), 0.3
+    shortest, longest = torch.zeros(1, 1, 4, 4).double(), torch.full((1, 1, 4, 4), 1e3).double()
+    for _ in range(60):
+        middle = (shortest + longest) / 2
+        too_far = ((image + middle * towards).clamp(0, 1) - image).norm(dim=1, keepdim=True) > radius
+        shortest, longest = torch.where(too_far, shortest, middle), torch.where(too_far, middle, longest)
+    optimum = (image + shortest * towards).clamp(0, 1)
+    model = linear(weight, torch.zeros(2).double())
+    logits = model(optimum)[0]
+    model.bias[0] = logits[1] - logits[0] + 1.0
+    found = attack(model, image, torch.tensor([0]), Threat("per_pixel_l2", radius), 100, **options)
+    margin = model(found.images)[0] @ torch.tensor([1.0, -1.0]).double()
+    gained = (model(image)[0] @ torch.tensor([1.0, -1.0]).double() - margin).item()
+    assert 1 - 1e-9 <= margin.item() <= 1 + 1e-4 * gained
 
 
 def test_the_optimal_perturbation_of_a_linear_segmenter_is_found(per_pixel_linear):
@@ -128,6 +164,11 @@ def test_the_optimal_perturbation_of_a_linear_segmenter_is_found(per_pixel_linea
     optimum = (images + counted * 0.1 * towards.sign().view(1, 3, 1, 1)).clamp(0, 1)
     result = pgd(model, images, labels, Threat("linf", 0.1), 20, random_start=False)
     torch.testing.assert_close(result.images, optimum, atol=1e-4, rtol=0)
+    # Per pixel: the same with the whole radius along the difference of the rows.
+    inner = 0.3 + 0.4 * images
+    optimum = inner + counted * 0.1 * _steepest(towards.view(1, 3, 1, 1), "per_pixel_l2")
+    result = pgd(model, inner, labels, Threat("per_pixel_l2", 0.1), 20, random_start=False)
+    torch.testing.assert_close(result.images, optimum, atol=1e-4, rtol=0)
     # l2: pixels with the same margin share the ball evenly while r |w| / sqrt(pixels) < 1, where the loss of a pixel
     # is concave in the square of its perturbation.
     flat = torch.full((1, 3, 6, 6), 0.5)
@@ -137,7 +178,7 @@ def test_the_optimal_perturbation_of_a_linear_segmenter_is_found(per_pixel_linea
     torch.testing.assert_close(result.images, optimum, atol=1e-3 * radius, rtol=0)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("targeted", [False, True])
 def test_fgsm_is_one_full_step(digits_classifier, norm, targeted):
     model, images, labels = digits_classifier
@@ -146,7 +187,7 @@ def test_fgsm_is_one_full_step(digits_classifier, norm, targeted):
     losses = torch.nn.functional.cross_entropy(model(images), labels, reduction="none")
     (gradient,) = torch.autograd.grad((-losses if targeted else losses).sum(), images)
     images = images.detach()
-    unit = gradient.sign() if norm == "linf" else gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    unit = _steepest(gradient, norm)
     stepped = (images + 0.1 * unit).clamp(0, 1)
     result = pgd(model, images, labels, Threat(norm, 0.1), targeted=targeted, **ATTACKS["fgsm"].arguments)
     one_step = pgd(model, images, labels, Threat(norm, 0.1), 1, step_size=0.1, random_start=False, targeted=targeted)

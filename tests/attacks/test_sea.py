@@ -10,7 +10,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.evaluation import scores_from_counts
 from lrsegformer.robustness.metrics.worst_case import greedy_worst_miou
 
-THREATS = (Threat("linf", 16 / 255), Threat("l2", 1.0))
+THREATS = (Threat("linf", 16 / 255), Threat("l2", 1.0), Threat("per_pixel_l2", 20 / 255))
 
 
 @pytest.fixture(scope="module", params=THREATS, ids=lambda threat: threat.norm)

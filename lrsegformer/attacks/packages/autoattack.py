@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrsegformer.attacks.base import AttackResult, BestIterates, check_classifier
+from lrsegformer.attacks.base import AttackResult, BestIterates, check_classifier, check_norm
 from lrsegformer.attacks.packages.square import NORM_NAMES, kept_random_state
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.errors import InputError
@@ -58,6 +58,7 @@ def auto_attack(
     if version not in AUTO_ATTACK_VERSIONS:
         raise InputError(f"AutoAttack's version {version!r}: choose one of {', '.join(AUTO_ATTACK_VERSIONS)}.")
     package = require("pyautoattack")
+    check_norm("autoattack", threat, *NORM_NAMES)
     labels = labels.long()
     num_labels = check_classifier(model, images, labels).shape[1]
     attacker = package.AutoAttack(

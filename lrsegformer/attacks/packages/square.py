@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrsegformer.attacks.base import AttackResult, BestIterates, check_attack, check_classifier
+from lrsegformer.attacks.base import AttackResult, BestIterates, check_attack, check_classifier, check_norm
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.extras import require
 
@@ -36,6 +36,7 @@ def square(
     """
     require("pyautoattack")
     module = require("pyautoattack.square")
+    check_norm("square", threat, *NORM_NAMES)
     labels = labels.long()
     check_attack(images, labels, steps, 1, random_start=True, step_size=None)
     num_labels = check_classifier(model, images, labels).shape[1]

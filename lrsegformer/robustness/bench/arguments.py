@@ -4,13 +4,15 @@ import math
 from dataclasses import dataclass, field, replace
 
 from lrsegformer.attacks.registry import ATTACKS, followers, names_where, what_attacks_do
-from lrsegformer.choices import NORMS
+from lrsegformer.choices import NORMS, NORMS_IN_255THS
 from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS, DataArguments
 from lrsegformer.errors import InputError
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.shift.corruption_names import SEVERITIES, corruption_names
 
 DEFAULT_SUBSET = 200
+# The diagonal of the colour cube is sqrt(3) of its edges.
+_REACHES_EVERY_IMAGE = {"linf": 255, "per_pixel_l2": 442}
 # What other rows of a report are called.
 RESERVED_NAMES = ("clean", "train", "gradients", "reliability")
 
@@ -79,11 +81,19 @@ class RobustnessArguments:
         metadata={"help": "Checkpoints to compare: folders or Hub ids, ours or stock SegFormer, all of one task."}
     )
     attacks: list[str] = field(default_factory=list, metadata={"help": f"Attacks. {what_attacks_do()}."})
-    norm: str = field(default="linf", metadata={"help": "Norm of the perturbations.", "choices": NORMS})
+    norm: str = field(
+        default="linf",
+        metadata={
+            "help": "Norm of the perturbations: linf, l2 of the whole image, or per_pixel_l2, in which each pixel may "
+            "move by the radius in l2 over its channels.",
+            "choices": NORMS,
+        },
+    )
     eps: list[float] = field(
         default_factory=list,
         metadata={
-            "help": "Radii, in 1/255 for linf and plain for l2, of pixels from 0 to 1 whatever the normalisation."
+            "help": "Radii, in 1/255 for linf and per_pixel_l2 and plain for l2, of pixels from 0 to 1 whatever the "
+            "normalisation."
         },
     )
     steps: int | None = field(default=None, metadata={"help": f"Steps of {followers('steps')}."})
@@ -140,8 +150,11 @@ class RobustnessArguments:
                 raise InputError(
                     f"--eps {radius:g}: a radius is a number above 0 (the clean images are always scored)"
                 )
-            if self.norm == "linf" and radius > 255:
-                raise InputError(f"--eps {radius:g}: linf radii are in 1/255, so 255 reaches every image")
+            if self.norm in NORMS_IN_255THS and radius > _REACHES_EVERY_IMAGE[self.norm]:
+                raise InputError(
+                    f"--eps {radius:g}: {self.norm} radii are in 1/255, so {_REACHES_EVERY_IMAGE[self.norm]} reaches "
+                    "every image"
+                )
         if self.attacks and not self.eps:
             raise InputError("--attacks needs radii: give --eps, such as --eps 0.25 0.5 1 2 4 for linf")
         if self.eps and not self.attacks:

@@ -14,7 +14,11 @@ from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_AXIS_NAMES = {"linf": "linf radius, in 1/255", "l2": "l2 radius"}
+_AXIS_NAMES = {
+    "linf": "linf radius, in 1/255",
+    "l2": "l2 radius",
+    "per_pixel_l2": "l2 radius of each pixel, in 1/255",
+}
 
 
 def save_robustness_curves(

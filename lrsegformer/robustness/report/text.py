@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import quote
 
 from lrsegformer.certification.text import round_up
+from lrsegformer.choices import NORMS_IN_255THS
 from lrsegformer.hub.markdown import plain, table
 from lrsegformer.robustness.report.rows import IN_MEMORY, SHOWN, STRONGER
 from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 
-_UNITS = {"linf": "/255", "l2": ""}
 _HEADINGS = {"attack": "Attacks", "corruption": "Corruptions", "shifted": "Shifted data", "train": "Training images"}
 
 
@@ -57,8 +57,8 @@ def _introduction(report: Mapping[str, Any]) -> str:
     )
     lines = [
         f"{report['task'].capitalize()} on {plain(report['dataset'])}: {subset} (seed {report['seed']}). Scores "
-        "are in percent. Radii are in [0, 1] pixel space, linf in 1/255. A score under attack is an estimate from the "
-        "attacks that ran: stronger ones may find less.",
+        "are in percent. Radii are in [0, 1] pixel space, those of linf and per_pixel_l2 in 1/255. A score under "
+        "attack is an estimate from the attacks that ran: stronger ones may find less.",
     ]
     if report["task"] == "segmentation":
         lines.append(
@@ -102,7 +102,7 @@ def _title(row: Mapping[str, Any]) -> str:
         return row["kind"]
     parts = [plain(row["name"]), "targeted" if row["targeted"] else "", row["norm"] or ""]
     if row["radius"] is not None:
-        parts.append(f"{row['radius']:g}{_UNITS[row['norm']]}")
+        parts.append(f"{row['radius']:g}{'/255' if row['norm'] in NORMS_IN_255THS else ''}")
     if row["severity"] is not None:
         parts.append(f"severity {row['severity']}")
     return " ".join(part for part in parts if part)

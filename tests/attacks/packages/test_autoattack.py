@@ -170,6 +170,15 @@ def test_bad_input_gets_one_line(few, attack, change, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("attack", "norms"), [(auto_attack, "linf or l2"), (square, "linf or l2"), (fmn, "l2")])
+def test_the_packages_have_no_norm_of_single_pixels(few, attack, norms):
+    pytest.importorskip("pyautoattack")
+    pytest.importorskip("foolbox")
+    with pytest.raises(InputError, match=f"alone, not per_pixel_l2: give a threat in {norms}") as caught:
+        attack(*few, Threat("per_pixel_l2", 0.1))
+    assert "\n" not in str(caught.value)
+
+
 def test_unknown_version(few):
     with pytest.raises(InputError, match="'best'"):
         auto_attack(*few, THREATS[0], version="best")

@@ -31,6 +31,12 @@ KEYS = {
     "autoattack-l2-0.5": "fb516e0e7b56ae1d",
     "square-l2-0.5": "b4c69837bb2ca305",
     "fmn-l2": "2199e030874d1737",
+    "fgsm-per_pixel_l2-0.5": "1475f3896c8755fb",
+    "pgd-per_pixel_l2-0.5": "68db140ebf018607",
+    "segpgd-per_pixel_l2-0.5": "36141f7caca98538",
+    "cospgd-per_pixel_l2-0.5": "350dda6fd1c8348d",
+    "apgd-per_pixel_l2-0.5": "2d631e538085e2d9",
+    "sea-per_pixel_l2-0.5": "d1688cc75371eae6",
     "fgsm-targeted-linf-2": "30c2c51d8ea39240",
     "pgd-targeted-linf-2": "d082417101572e8f",
     "apgd-targeted-linf-2": "8c8a07e1bcd12466",
@@ -48,6 +54,7 @@ def conditions() -> list[Condition]:
     attacks = {
         "linf": "fgsm pgd segpgd cospgd apgd sea alma_prox autoattack square",
         "l2": "fgsm pgd apgd sea autoattack square fmn",
+        "per_pixel_l2": "fgsm pgd segpgd cospgd apgd sea",
     }
     for norm, names in attacks.items():
         found += attack_conditions(RobustnessArguments(models=["m"], attacks=names.split(), norm=norm, eps=[0.5]))

@@ -216,7 +216,9 @@ def test_curves_begin_at_the_clean_score(cells, tmp_path):
     assert start == (0.0, 0.9) and end == (1.0, pytest.approx(0.7))
     save_robustness_curves(rows, {"mean_iou": "mIoU", "accuracy": "accuracy"}, tmp_path / "curves.png")
     save_robustness_curves(rows[:1], {"accuracy": "accuracy"}, tmp_path / "clean.png")
-    for name in ("curves.png", "clean.png"):
+    per_pixel = [{**row, "norm": row["norm"] and "per_pixel_l2"} for row in rows]
+    save_robustness_curves(per_pixel, {"accuracy": "accuracy"}, tmp_path / "per_pixel.png")
+    for name in ("curves.png", "clean.png", "per_pixel.png"):
         assert np.asarray(Image.open(tmp_path / name).convert("L")).std() > 0
 
 
