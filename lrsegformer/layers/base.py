@@ -1,14 +1,15 @@
-"""The contract that every Lipschitz layer keeps, and the two layer types that share it."""
+"""The contract that every Lipschitz layer keeps, and the linear layer."""
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import nn
 
-from lrsegformer.errors import InputError
 from lrsegformer.kernels.precision import at_least_float32
-from lrsegformer.layers.norms import ROUNDING_MARGIN, operator_norm
+from lrsegformer.layers.merged_maps import LayerMapsMixin
+from lrsegformer.layers.norms import ROUNDING_MARGIN, operator_norm, power_iteration_estimate
 
+PlainLayer = TypeVar("PlainLayer", nn.Linear, nn.Conv2d)
 ADVICE_ON_ADAPTERS = (
     "adapt the encoder alone (target_modules=['q_proj', 'v_proj'], or 'all-linear' with "
     "exclude_modules='.*decode_head.*' or ['classifier']) and train the head whole: modules_to_save=['decode_head'] "
@@ -18,7 +19,7 @@ ADVICE_ON_ADAPTERS = (
 
 class LipschitzConstraint(nn.Module):
     """
-    A linear map whose operator norm is bounded: the part that linear layers and 1x1 convolutions share.
+    A linear map whose operator norm is bounded: the part that linear layers and convolutions share.
 
     `weight` has the name and shape of the plain layer and holds the *raw* weight. The matrix that `forward` multiplies
     by, the *effective weight*, is a pure function of `weight` and of the scalar `c` (a parameter where the constant is
@@ -65,6 +66,29 @@ class LipschitzConstraint(nn.Module):
         """The raw weight as an `(out, in)` matrix of at least float32, its rows times `row_scale` where given."""
         matrix = at_least_float32(self.weight.flatten(1))
         return matrix if row_scale is None else matrix * row_scale.to(matrix.dtype)[:, None]
+
+    def row_sums(self, matrix: torch.Tensor) -> torch.Tensor:
+        """The absolute row sums of the map's matrix in float64, of a shape that broadcasts with `matrix`."""
+        return matrix.abs().sum(dim=1, keepdim=True, dtype=torch.float64)
+
+    def column_sums(self, matrix: torch.Tensor) -> torch.Tensor:
+        """The absolute column sums of the map's matrix in float64, of a shape that broadcasts with `matrix`."""
+        return matrix.abs().sum(dim=0, keepdim=True, dtype=torch.float64)
+
+    def map_norm(self, matrix: torch.Tensor, norm: str) -> torch.Tensor:
+        """
+        The operator norm of the map that multiplies by `matrix`, float64 scalar, or where [`norm_is_exact`] says no, a
+        proven upper bound of it.
+        """
+        return operator_norm(matrix, norm)
+
+    def norm_is_exact(self, norm: str) -> bool:
+        """Whether [`map_norm`] is the operator norm itself."""
+        return True
+
+    def estimated_l2_norm(self, matrix: torch.Tensor) -> torch.Tensor:
+        """An estimate of the l2 operator norm, cheaper than [`map_norm`] for wide layers; it bounds nothing."""
+        return power_iteration_estimate(matrix)
 
     def effective_weight(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -114,7 +138,7 @@ class LipschitzConstraint(nn.Module):
 
     def computed_bound(self, matrix: torch.Tensor) -> torch.Tensor:
         """A bound of the operator norm of `matrix` in the norm named by `norm`: computed in float64, then widened."""
-        norm = operator_norm(matrix.nan_to_num(), self.norm)
+        norm = self.map_norm(matrix.nan_to_num(), self.norm)
         # A matrix that overflowed in a cast has no norm.
         return torch.where(torch.isfinite(matrix).all(), norm * (1 + ROUNDING_MARGIN), torch.inf)
 
@@ -159,7 +183,7 @@ class LipschitzConstraint(nn.Module):
             self.register_buffer("c", value)
 
 
-class LipschitzLinear(LipschitzConstraint, nn.Linear):
+class LipschitzLinear(LayerMapsMixin, LipschitzConstraint, nn.Linear):
     """
     `nn.Linear` with a bounded operator norm; base of the strategies' linear layers.
 
@@ -170,7 +194,9 @@ class LipschitzLinear(LipschitzConstraint, nn.Linear):
         options: options of the strategy, by keyword.
     """
 
-    conv1x1_class: ClassVar[type["LipschitzConv1x1"]]
+    # Its twins in conv.py.
+    conv1x1_class: ClassVar[type[LipschitzConstraint]]
+    conv2d_class: ClassVar[type[LipschitzConstraint]]
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device=None, dtype=None, **options):
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
@@ -181,7 +207,7 @@ class LipschitzLinear(LipschitzConstraint, nn.Linear):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         dtype = self._multiplied_dtype(inputs)
         bias = None if self.bias is None else self.bias.to(dtype)
-        return nn.functional.linear(inputs, self.effective_weight().to(dtype), bias)
+        return nn.functional.linear(inputs, self.multiplied_weight().to(dtype), bias)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **options) -> "LipschitzLinear":
@@ -192,7 +218,7 @@ class LipschitzLinear(LipschitzConstraint, nn.Linear):
             "dtype": torch.promote_types(linear.weight.dtype, torch.float32),
         }
         layer = cls(linear.in_features, linear.out_features, bias=has_bias, **placement, **options)
-        _copy_tensors(linear.weight, linear.bias, layer)
+        copy_tensors(linear.weight, linear.bias, layer)
         layer.start_from_weight()
         return layer
 
@@ -200,39 +226,7 @@ class LipschitzLinear(LipschitzConstraint, nn.Linear):
         """A plain `nn.Linear` with the effective weight: the same outputs, nothing constrained any more."""
         weight = self.effective_weight().detach()
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, weight.device, weight.dtype)
-        return _copy_tensors(weight, self.bias, plain)
-
-
-class LipschitzConv1x1(LipschitzConstraint, nn.Conv2d):
-    """
-    1x1 `nn.Conv2d` with a bounded operator norm: the twin of [`LipschitzLinear`], applied to every pixel's channels.
-
-    Args:
-        in_channels (`int`): channels of the input.
-        out_channels (`int`): channels of the output.
-        bias (`bool`, *optional*, defaults to `True`): whether the layer adds a learned bias (never constrained).
-        options: options of the strategy, by keyword.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *geometry, bias: bool = True, device=None, dtype=None, **options
-    ):
-        if geometry:
-            # What peft makes of the class of a convolution that it puts an adapter beside.
-            raise InputError(
-                f"{type(self).__name__} is a 1x1 convolution and takes no kernel size, stride or padding. If this is "
-                f"an adapter of peft on the head: it would lie outside its constraint, so {ADVICE_ON_ADAPTERS}"
-            )
-        super().__init__(in_channels, out_channels, kernel_size=1, bias=bias, device=device, dtype=dtype)
-        self.setup(device=device, **options)
-        if not self.weight.is_meta:
-            self.start_from_weight()
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        dtype = self._multiplied_dtype(inputs)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        weight = self.effective_weight().to(dtype)
-        return nn.functional.conv2d(inputs, weight[:, :, None, None], bias)
+        return copy_tensors(weight, self.bias, plain)
 
 
 def stepped_up(c: torch.Tensor) -> torch.Tensor:
@@ -246,7 +240,8 @@ def stepped_up(c: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _copy_tensors(weight: torch.Tensor, bias: torch.Tensor | None, layer: nn.Linear) -> nn.Linear:
+def copy_tensors(weight: torch.Tensor, bias: torch.Tensor | None, layer: PlainLayer) -> PlainLayer:
+    """Copy a weight and a bias into `layer`, and return it."""
     layer.weight.copy_(weight)
     if bias is not None:
         layer.bias.copy_(bias)

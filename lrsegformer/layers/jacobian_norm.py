@@ -3,7 +3,8 @@
 import torch
 
 from lrsegformer.errors import InputError
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzLinear
+from lrsegformer.layers.conv import LipschitzConv1x1, LipschitzConv2d
 
 
 class JacobianNormConstraint(LipschitzConstraint):
@@ -42,6 +43,11 @@ class JacobianNormLipschitzConv1x1(JacobianNormConstraint, LipschitzConv1x1):
     __doc__ = JacobianNormConstraint.__doc__
 
 
+class JacobianNormLipschitzConv2d(JacobianNormConstraint, LipschitzConv2d):
+    __doc__ = JacobianNormConstraint.__doc__
+
+
 class JacobianNormLipschitzLinear(JacobianNormConstraint, LipschitzLinear):
     __doc__ = JacobianNormConstraint.__doc__
     conv1x1_class = JacobianNormLipschitzConv1x1
+    conv2d_class = JacobianNormLipschitzConv2d

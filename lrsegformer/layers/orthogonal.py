@@ -6,7 +6,9 @@ import torch
 
 from lrsegformer.errors import InputError
 from lrsegformer.kernels.transforms import under_torch_func
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzLinear
+from lrsegformer.layers.conv import LipschitzConv1x1, LipschitzConv2d
+from lrsegformer.layers.conv_norms import group_gains
 
 # The backward pass lifts the singular values of R to at least this share of its Frobenius norm,
 SINGULAR_VALUE_GUARD = 1e-5
@@ -80,6 +82,26 @@ def _guarded_factor(wide: torch.Tensor) -> torch.Tensor:
     return torch.linalg.cholesky_ex(wide.T @ wide + floor.square() * identity)[0]
 
 
+def _semi_orthonormal(matrix: torch.Tensor) -> torch.Tensor:
+    """[`orthonormal_factor`] of a matrix, or of its transpose where it is wide."""
+    rows, columns = matrix.shape
+    return orthonormal_factor(matrix) if rows >= columns else orthonormal_factor(matrix.T).T
+
+
+def _polar_factor(matrix: torch.Tensor) -> torch.Tensor:
+    """The nearest matrix whose singular values are all 1."""
+    left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return (left @ right).to(matrix.dtype)
+
+
+def _largest_singular_value(matrix: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
+    """A bound for a matrix all of whose singular values are about `constant`; both in float64."""
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    squared = constant.square()
+    excess = (tall.T @ tall - squared * torch.eye(tall.shape[1], dtype=tall.dtype, device=tall.device)).norm()
+    return (squared + excess).sqrt()
+
+
 class OrthogonalConstraint(LipschitzConstraint):
     """
     K times the Q factor of the Householder QR of the raw weight (of its transpose when the layer is wide); K is fixed.
@@ -106,9 +128,7 @@ class OrthogonalConstraint(LipschitzConstraint):
         return self.c
 
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
-        rows, columns = matrix.shape
-        q_factor = orthonormal_factor(matrix) if rows >= columns else orthonormal_factor(matrix.T).T
-        return q_factor * self.constant().to(matrix.dtype)
+        return _semi_orthonormal(matrix) * self.constant().to(matrix.dtype)
 
     def constant_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -119,23 +139,62 @@ class OrthogonalConstraint(LipschitzConstraint):
         """
         bound = super().constant_bound(row_scale)
         matrix = self.effective_weight(row_scale).double()
-        tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        squared = self.constant().double().square()
-        excess = (tall.T @ tall - squared * torch.eye(tall.shape[1], dtype=tall.dtype, device=tall.device)).norm()
-        return torch.maximum(bound, (squared + excess).sqrt())
+        return torch.maximum(bound, _largest_singular_value(matrix, self.constant().double()))
 
     def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.requested_constant, device=matrix.device)
 
     def start_weight(self, matrix: torch.Tensor) -> torch.Tensor:
-        left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-        return (left @ right).to(matrix.dtype)
+        return _polar_factor(matrix)
 
 
 class OrthogonalLipschitzConv1x1(OrthogonalConstraint, LipschitzConv1x1):
     __doc__ = OrthogonalConstraint.__doc__
 
 
+class OrthogonalLipschitzConv2d(OrthogonalConstraint, LipschitzConv2d):
+    """
+    As [`OrthogonalConstraint`], of each group's reshaped kernel, divided by the square root of the number of kernel
+    positions that cover an input pixel: K bounds the l2 norm. Where none overlap (a kernel as large as its stride)
+    every singular value of the convolution is K, or 0 at pixels that it leaves out.
+
+    An overlapping convolution with one row or one column a group, such as a depthwise one, has no orthonormal kernel
+    but shifts: there each group's kernel is divided by its largest gain over all frequencies, so that every group has
+    the norm K, to within the 1 % by which that gain is bounded from above.
+    """
+
+    def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
+        constant = self.constant().to(matrix.dtype)
+        if self._scales_groups():
+            gains = group_gains(self.kernel(matrix), self.stride, self.groups).clamp_min(SMALLEST_SINGULAR_VALUE)
+            return (
+                matrix.unflatten(0, (self.groups, -1)) * (constant / gains)[:, None, None].to(matrix.dtype)
+            ).flatten(0, 1)
+        factors = [_semi_orthonormal(group) for group in matrix.chunk(self.groups)]
+        return torch.cat(factors) * (constant / math.sqrt(self.overlap()))
+
+    def constant_bound(self, row_scale: torch.Tensor | None = None) -> torch.Tensor:
+        bound = LipschitzConv2d.constant_bound(self, row_scale)
+        if self._scales_groups():
+            return bound
+        groups = self.effective_weight(row_scale).double().chunk(self.groups)
+        constant = self.constant().double() / math.sqrt(self.overlap())
+        largest = torch.stack([_largest_singular_value(group, constant) for group in groups]).max()
+        return torch.maximum(bound, largest * math.sqrt(self.overlap()))
+
+    def start_weight(self, matrix: torch.Tensor) -> torch.Tensor:
+        if self._scales_groups():
+            return matrix
+        return torch.cat(
+            [super(OrthogonalLipschitzConv2d, self).start_weight(group) for group in matrix.chunk(self.groups)]
+        )
+
+    def _scales_groups(self) -> bool:
+        rows, columns = self.out_channels // self.groups, self.in_channels // self.groups
+        return self.overlap() > 1 and min(rows, columns * self.stride[0] * self.stride[1]) == 1
+
+
 class OrthogonalLipschitzLinear(OrthogonalConstraint, LipschitzLinear):
     __doc__ = OrthogonalConstraint.__doc__
     conv1x1_class = OrthogonalLipschitzConv1x1
+    conv2d_class = OrthogonalLipschitzConv2d

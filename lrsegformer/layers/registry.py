@@ -1,11 +1,12 @@
 """The table of strategies. A strategy joins the package, its command line and its tests by a row here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrsegformer.layers.base import LipschitzConv1x1, LipschitzLinear
+    from lrsegformer.layers.base import LipschitzLinear
+    from lrsegformer.layers.conv import LipschitzConv1x1, LipschitzConv2d
 
 # name, which is also its file's: (class of the linear layer, one line for --help and the README)
 _TABLE = {
@@ -91,3 +92,19 @@ def build_lipschitz_conv1x1(
 ) -> "LipschitzConv1x1":
     """A 1x1 convolution of the named strategy; see [`build_lipschitz_linear`]."""
     return STRATEGIES[strategy].conv1x1_class(in_channels, out_channels, bias=bias, **options)
+
+
+def build_lipschitz_conv2d(
+    strategy: str,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    groups: int = 1,
+    bias: bool = True,
+    **options: Any,
+) -> "LipschitzConv2d":
+    """A zero-padded convolution of the named strategy, of any geometry; see [`build_lipschitz_linear`]."""
+    geometry = {"stride": stride, "padding": padding, "groups": groups, "bias": bias}
+    return STRATEGIES[strategy].conv2d_class(in_channels, out_channels, kernel_size, **geometry, **options)

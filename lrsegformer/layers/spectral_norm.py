@@ -5,8 +5,8 @@ import math
 import torch
 
 from lrsegformer.errors import InputError
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear
-from lrsegformer.layers.norms import l2_norm, power_iteration_estimate
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzLinear
+from lrsegformer.layers.conv import LipschitzConv1x1, LipschitzConv2d
 
 # A matrix whose norm is below this is not scaled up to K: its gradient would be as large as K over its norm.
 SMALLEST_NORM = 1e-12
@@ -49,7 +49,7 @@ class SpectralNormConstraint(LipschitzConstraint):
         return self.c
 
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
-        sigma = l2_norm(matrix) if self.sigma_is_exact else power_iteration_estimate(matrix)
+        sigma = self.map_norm(matrix, "l2") if self.sigma_is_exact else self.estimated_l2_norm(matrix)
         scale = self.constant().to(sigma.dtype) / sigma.clamp_min(SMALLEST_NORM)
         return matrix * scale.to(matrix.dtype)
 
@@ -60,7 +60,7 @@ class SpectralNormConstraint(LipschitzConstraint):
 
     def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
         if self.requested_constant == "initial":
-            return l2_norm(matrix).clamp_min(SMALLEST_NORM).float()
+            return self.map_norm(matrix, "l2").clamp_min(SMALLEST_NORM).float()
         return torch.tensor(float(self.requested_constant), device=matrix.device)
 
 
@@ -68,6 +68,11 @@ class SpectralNormalizedConv1x1(SpectralNormConstraint, LipschitzConv1x1):
     __doc__ = SpectralNormConstraint.__doc__
 
 
+class SpectralNormalizedConv2d(SpectralNormConstraint, LipschitzConv2d):
+    __doc__ = SpectralNormConstraint.__doc__
+
+
 class SpectralNormalizedLinear(SpectralNormConstraint, LipschitzLinear):
     __doc__ = SpectralNormConstraint.__doc__
     conv1x1_class = SpectralNormalizedConv1x1
+    conv2d_class = SpectralNormalizedConv2d

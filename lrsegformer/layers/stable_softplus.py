@@ -4,7 +4,8 @@ import torch
 
 from lrsegformer.errors import InputError
 from lrsegformer.kernels.precision import at_least_float32
-from lrsegformer.layers.base import LipschitzConstraint, LipschitzConv1x1, LipschitzLinear, stepped_up
+from lrsegformer.layers.base import LipschitzConstraint, LipschitzLinear, stepped_up
+from lrsegformer.layers.conv import LipschitzConv1x1, LipschitzConv2d
 
 SMALLEST_CONSTANT = 1e-6
 # Keeps K inside the range of float32.
@@ -42,28 +43,32 @@ class StableSoftplusConstraint(LipschitzConstraint):
 
     def constrain(self, matrix: torch.Tensor) -> torch.Tensor:
         # In float64 neither the sum nor the quotient rounds enough to matter, whatever the length of a row.
-        sums = matrix.abs().sum(dim=self._summed_dim, keepdim=True, dtype=torch.float64)
+        sums = self._sums(matrix)
         constant = self.constant().double()
         # K / max(sum, K) is min(1, K / sum) without a division by the sum of a zero row.
         return matrix * (constant / torch.maximum(sums, constant)).to(matrix.dtype)
 
     def start_constant(self, matrix: torch.Tensor) -> torch.Tensor:
-        norm = matrix.abs().sum(dim=self._summed_dim, dtype=torch.float64).max().clamp_min(SMALLEST_CONSTANT)
+        norm = self._sums(matrix).max().clamp_min(SMALLEST_CONSTANT)
         start = inverse_softplus(norm).float()
         # Rounding may leave softplus(c) a hair below the norm, and the weight would shrink: step up until it is not.
         while torch.nn.functional.softplus(start) < norm:
             start = stepped_up(start)
         return start
 
-    @property
-    def _summed_dim(self) -> int:
-        return 1 if self.norm == "linf" else 0
+    def _sums(self, matrix: torch.Tensor) -> torch.Tensor:
+        return self.row_sums(matrix) if self.norm == "linf" else self.column_sums(matrix)
 
 
 class StableSoftplusLipschitzConv1x1(StableSoftplusConstraint, LipschitzConv1x1):
     __doc__ = StableSoftplusConstraint.__doc__
 
 
+class StableSoftplusLipschitzConv2d(StableSoftplusConstraint, LipschitzConv2d):
+    __doc__ = StableSoftplusConstraint.__doc__
+
+
 class StableSoftplusLipschitzLinear(StableSoftplusConstraint, LipschitzLinear):
     __doc__ = StableSoftplusConstraint.__doc__
     conv1x1_class = StableSoftplusLipschitzConv1x1
+    conv2d_class = StableSoftplusLipschitzConv2d

@@ -14,9 +14,9 @@ from lrsegformer.kernels.norm_relu_classifier import classify, multiply_pixels
 from lrsegformer.kernels.precision import at_least_float32
 from lrsegformer.kernels.upsampled_sum import upsampled_sum
 from lrsegformer.layers.base import ADVICE_ON_ADAPTERS, LipschitzConstraint
+from lrsegformer.layers.merged_maps import MergedMapsMixin
 from lrsegformer.layers.registry import STRATEGIES
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.merged_maps import MergedMapsMixin
 from lrsegformer.models.normalization import CenteringBatchNorm2d
 
 

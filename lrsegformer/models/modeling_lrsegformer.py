@@ -16,6 +16,7 @@ from lrsegformer._compat import active_module
 from lrsegformer.certification.head import HeadParts
 from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.layers.merged_maps import MergedMapsMixin
 from lrsegformer.layers.registry import build_lipschitz_linear
 from lrsegformer.losses import segmentation_loss
 from lrsegformer.models.backbone import LRSegformerModel
@@ -25,7 +26,6 @@ from lrsegformer.models.export import to_vanilla_classification, to_vanilla_segm
 from lrsegformer.models.head_parts import classifier_parts, decode_head_parts
 from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty
 from lrsegformer.models.lipschitz_head import LipschitzHeadMixin
-from lrsegformer.models.merged_maps import MergedMapsMixin
 
 
 @dataclass
@@ -147,7 +147,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         """
         Set eval mode and compute the head's effective weights and their products once, not in every forward pass.
 
-        A snapshot of the weights as they are now ([`~lrsegformer.models.merged_maps.MergedMapsMixin`]); `train()` ends
+        A snapshot of the weights as they are now ([`~lrsegformer.layers.merged_maps.MergedMapsMixin`]); `train()` ends
         it. For a model that is a stock one for good there is [`to_vanilla`].
         """
         self.eval()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrsegformer.layers import STRATEGIES, LipschitzConv1x1, LipschitzLinear
+from lrsegformer.layers import STRATEGIES, LipschitzConv1x1, LipschitzConv2d, LipschitzLinear
 
 
 class Variant(NamedTuple):
@@ -28,6 +28,12 @@ class Variant(NamedTuple):
     def build_conv(self, out_channels: int = 6, in_channels: int = 5, seed: int = 0, **arguments) -> LipschitzConv1x1:
         torch.manual_seed(seed)
         return self.layer_class.conv1x1_class(in_channels, out_channels, **self.options, **arguments)
+
+    def build_conv2d(self, out_channels: int = 6, in_channels: int = 5, seed: int = 0, **arguments) -> LipschitzConv2d:
+        """By default an overlapping convolution, as of a patch embedding."""
+        torch.manual_seed(seed)
+        geometry = {"kernel_size": 3, "stride": 2, "padding": 1, **arguments}
+        return self.layer_class.conv2d_class(in_channels, out_channels, **self.options, **geometry)
 
     def from_linear(self, linear: nn.Linear) -> LipschitzLinear:
         return self.layer_class.from_linear(linear, **self.options)

@@ -60,7 +60,7 @@ def test_conv1x1_twin_is_the_linear_layer_on_every_pixel(variant):
 
 
 def test_state_has_stock_names_and_the_constant_only(variant):
-    for layer in (variant.build(), variant.build_conv()):
+    for layer in (variant.build(), variant.build_conv(), variant.build_conv2d()):
         parameters = {name for name, _ in layer.named_parameters()}
         buffers = {name for name, _ in layer.named_buffers()}
         assert set(layer.state_dict()) == parameters | buffers, "a tensor is not saved"

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-@pytest.fixture(params=["linear", "conv1x1"])
+@pytest.fixture(params=["linear", "conv1x1", "conv2d"])
 def build(request, variant):
-    return variant.build if request.param == "linear" else variant.build_conv
+    return {"linear": variant.build, "conv1x1": variant.build_conv, "conv2d": variant.build_conv2d}[request.param]
 
 
 @pytest.fixture

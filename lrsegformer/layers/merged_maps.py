@@ -1,6 +1,6 @@
 """Constrained weights multiplied out once: for inference by `merge()`, and as plain matrices in an exported graph."""
 
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -27,6 +27,7 @@ class MergedMapsMixin:
 
     # The submodule that holds the weights; all of them by default.
     weights_of_maps: str = ""
+    constant_in_exports: bool = True
     _merged: Any = None
     _merged_from: list[nn.Module] | None = None
 
@@ -54,7 +55,7 @@ class MergedMapsMixin:
         As in the parent. An export lists all parameters before it puts stand-ins without values in their place, and
         it cannot be asked for them afterwards: this is where they are seen last.
         """
-        if not torch.compiler.is_exporting():
+        if self.constant_in_exports and not torch.compiler.is_exporting():
             name = self.weights_of_maps
             modules = nn.Module.named_modules(self.get_submodule(name), prefix=name)
             _TENSORS[self] = {
@@ -92,6 +93,31 @@ class MergedMapsMixin:
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         self._merged = None
         super()._load_from_state_dict(*args, **kwargs)
+
+
+class EffectiveWeight(NamedTuple):
+    """What a constrained layer multiplies by."""
+
+    weight: torch.Tensor
+
+
+class LayerMapsMixin(MergedMapsMixin):
+    """
+    For a constrained layer that is called by itself: its one map is the effective weight.
+
+    In an export of the layer alone the constraint is part of the graph. Whoever makes it part of a model that is to be
+    exported with plain matrices sets `constant_in_exports`.
+    """
+
+    constant_in_exports = False
+
+    def eval_maps(self) -> EffectiveWeight:
+        return EffectiveWeight(self.effective_weight())
+
+    def multiplied_weight(self) -> torch.Tensor:
+        """The effective weight; in eval mode the one that [`keep_maps`] kept, where it did."""
+        maps = None if self.training else self.constant_maps()
+        return self.effective_weight() if maps is None else maps.weight
 
 
 class _EvalMaps(nn.Module):
