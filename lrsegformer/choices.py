@@ -9,6 +9,10 @@ TASKS: tuple[Task, ...] = get_args(Task)
 # over a pixel's channels. Command lines and reports give the radii of those that speak of single pixels in 1/255.
 NORMS = ("linf", "l2", "per_pixel_l2")
 NORMS_IN_255THS = ("linf", "per_pixel_l2")
+# Those in which certificates speak.
+CERTIFICATE_NORMS = ("l2", "per_pixel_l2")
+# For the many tests of a smoothed segmentation.
+SMOOTHING_CORRECTIONS = ("holm", "bonferroni")
 
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"

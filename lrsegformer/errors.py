@@ -1,4 +1,4 @@
-"""The exception that stands for a user's mistake, and its one special case."""
+"""The exception that stands for a user's mistake, and its special cases."""
 
 
 class InputError(ValueError):
@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class NotFiniteError(InputError):
     """A loss, gradient, weight or logit that is not a finite number: nan or infinity, of which nothing can be told."""
+
+
+class BrokenCertificateError(InputError):
+    """A certified score above what an attack left, or that above the clean one: no table of such numbers may stand."""

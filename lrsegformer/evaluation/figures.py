@@ -89,7 +89,7 @@ def save_samples(
         names (sequence of `str`): class names.
     """
     pictures = [
-        [np.asarray(image), _colour_classes(truth, palette), _colour_classes(prediction, palette)]
+        [np.asarray(image), colour_classes(truth, palette), colour_classes(prediction, palette)]
         for image, truth, prediction in zip(images, truths, predictions, strict=True)
     ]
     width = 3.2
@@ -106,11 +106,12 @@ def save_samples(
                 axes.set_title(title, fontsize=10)
     legend_axes = figure.add_subplot(grid[len(pictures), :])
     legend_axes.set_axis_off()
-    _draw_legend(legend_axes, [*truths, *predictions], palette, names)
+    draw_legend(legend_axes, [*truths, *predictions], palette, names)
     write_figure(figure, path)
 
 
-def _colour_classes(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def colour_classes(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """uint8 RGB of an integer map; what is no class is striped in black and grey."""
     classes = np.asarray(classes).astype(np.int64)
     is_class = (classes >= 0) & (classes < len(palette))
     coloured = palette[np.where(is_class, classes, 0)]
@@ -120,7 +121,8 @@ def _colour_classes(classes: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return np.where(is_class[..., None], coloured, stripes[..., None])
 
 
-def _draw_legend(axes: Axes, maps: Sequence[np.ndarray], palette: np.ndarray, names: Sequence[str]) -> None:
+def draw_legend(axes: Axes, maps: Sequence[np.ndarray], palette: np.ndarray, names: Sequence[str]) -> None:
+    """The classes of the maps with their colours, the commonest first."""
     from matplotlib.patches import Patch
 
     values = np.concatenate([np.asarray(one).astype(np.int64).ravel() for one in maps])

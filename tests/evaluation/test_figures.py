@@ -16,7 +16,7 @@ from lrsegformer.evaluation import (
     save_curves,
     save_samples,
 )
-from lrsegformer.evaluation.figures import _colour_classes
+from lrsegformer.evaluation.figures import colour_classes
 
 
 def pixels(path):
@@ -45,7 +45,7 @@ def test_colours_of_a_usual_number_of_classes_are_far_apart():
 
 def test_ignored_pixels_are_striped():
     classes = np.array([[0, 255], [1, -100]]).repeat(40, axis=0).repeat(40, axis=1)
-    coloured = _colour_classes(classes, palette(2))
+    coloured = colour_classes(classes, palette(2))
     assert (coloured[:40, :40] == palette(2)[0]).all()
     assert (coloured[40:, :40] == palette(2)[1]).all()
     right = {tuple(colour) for colour in coloured[:, 40:].reshape(-1, 3)}

@@ -65,7 +65,7 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
         prepared = prepare(checkpoints, arguments, data_arguments)
     file = CellFile(arguments.output_dir)
     finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
-    versions = _versions(packages)
+    versions = package_versions(packages)
     context = {**prepared.described(), "inputs": {}, "bounds": {}, "seed": arguments.seed, "versions": versions}
     cells: list[dict[str, Any]] = []
     report = None
@@ -174,7 +174,8 @@ def _numbers_hang_on(arguments: RobustnessArguments, condition: Condition, data:
     return options
 
 
-def _versions(packages: list[str]) -> dict[str, str]:
+def package_versions(packages: list[str]) -> dict[str, str]:
+    """Of the packages that every number hangs on, and of optional ones by the names of their modules."""
     names = [*PACKAGES, *(install_name(package) for package in packages)]
     versions = {}
     for name in names:

@@ -42,8 +42,7 @@ def save_robustness_curves(
         figure.text(0.5, 0.5, "Neither attacks nor corruptions were asked for.", ha="center")
         return write_figure(figure, path)
     models = list(dict.fromkeys(row["model"] for row in rows))
-    several = _COLOURS if len(models) <= len(_COLOURS) else palette(len(models)) / 255.0 * 0.8
-    colours = dict(zip(models, several, strict=False))
+    colours = colours_of(models)
     styles: dict[str, dict[str, Any]] = {}
     for row_number, (score, score_name) in enumerate(scores.items()):
         for column_number, column in enumerate(columns):
@@ -62,6 +61,12 @@ def save_robustness_curves(
             axes.set_ylim(bottom=0)
     _add_legend(figure, colours, styles)
     write_figure(figure, path)
+
+
+def colours_of(models: Sequence[str]) -> dict[str, Any]:
+    """A colour for each model."""
+    several = _COLOURS if len(models) <= len(_COLOURS) else palette(len(models)) / 255.0 * 0.8
+    return dict(zip(models, several, strict=False))
 
 
 def _add_legend(figure: Any, colours: Mapping[str, Any], styles: Mapping[str, Mapping[str, Any]]) -> None:

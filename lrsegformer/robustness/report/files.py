@@ -92,14 +92,16 @@ def write_report(
     columns = (*_CONDITION_COLUMNS, *_SCORES[task], *_RUN_COLUMNS)
     class_lines = (line for cell in cells for line in _class_lines(cell, context))
     with writing_to(folder):
-        _write(folder / "results.json", json.dumps(report, indent=1) + "\n")
-        _write(folder / "results.md", report_text(report))
-        _write(folder / "results.csv", _csv(columns, (_flat(row) for row in rows)))
-        _write(folder / "per_class.csv", _csv((*_CONDITION_COLUMNS, *_PER_CLASS), class_lines))
+        write_whole(folder / "results.json", json.dumps(report, indent=1) + "\n")
+        write_whole(folder / "results.md", report_text(report))
+        write_whole(folder / "results.csv", csv_text(columns, (_flat(row) for row in rows)))
+        write_whole(folder / "per_class.csv", csv_text((*_CONDITION_COLUMNS, *_PER_CLASS), class_lines))
         save_robustness_curves(rows, SHOWN[task], folder / "curves.png")
         for fingerprint, names in subsets.items():
-            _write(folder / "subsets" / f"{fingerprint}.txt", "".join(f"{name}\n" for name in _short_names(names)))
-        _write(folder / RUN_CONFIG_FILE, yaml.safe_dump(arguments_to_config(*options), sort_keys=False))
+            write_whole(
+                folder / "subsets" / f"{fingerprint}.txt", "".join(f"{name}\n" for name in _short_names(names))
+            )
+        write_whole(folder / RUN_CONFIG_FILE, yaml.safe_dump(arguments_to_config(*options), sort_keys=False))
     return report
 
 
@@ -140,7 +142,8 @@ def _class_lines(cell: Mapping[str, Any], context: Mapping[str, Any]) -> Iterabl
         }
 
 
-def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+def csv_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    """A table with a header, of what the lines hold under the names of the columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -148,7 +151,8 @@ def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, in a folder that is made if need be, which is at any time the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.part")
     unfinished.write_text(text, encoding="utf-8", newline="")

@@ -1,0 +1,1 @@
+"""What is guaranteed of a model's predictions, beside what attacks find and what smoothing certifies."""

@@ -1,0 +1,123 @@
+"""The files of a report of certificates: tables in Markdown, JSON and CSV, curves, pictures, and the options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lrsegformer.evaluation.scores import without_nan
+from lrsegformer.robustness.bench.bench import PreparedModel
+from lrsegformer.robustness.bench.planning import Prepared
+from lrsegformer.robustness.certificates.arguments import CertificateArguments
+from lrsegformer.robustness.certificates.curves import save_certified_curves
+from lrsegformer.robustness.certificates.pictures import save_certified_picture
+from lrsegformer.robustness.certificates.rows import check_order
+from lrsegformer.robustness.certificates.text import certificates_text, unit_of
+from lrsegformer.robustness.report.files import csv_text, write_whole, writing_to
+from lrsegformer.training.run_config import RUN_CONFIG_FILE, arguments_to_config
+
+REPORT_KIND = "certificates"
+PICTURES = "pictures"
+_COLUMNS = (
+    *("model", "method", "reach", "norm", "radius", "probability"),
+    *("clean_accuracy", "certified_accuracy", "per_pixel_accuracy", "collective_accuracy", "certified_share"),
+    *("clean_mean_iou", "certified_mean_iou"),
+)
+
+
+class ModelResult(NamedTuple):
+    """
+    What is known of a model.
+
+    Attributes:
+        model ([`~lrsegformer.robustness.bench.bench.PreparedModel`]): the model.
+        note (`str`): what its certificate is of, or that there is none.
+        reach (`str`, *optional*): of [`~lrsegformer.robustness.certificates.proven.Proof`].
+        rows (`list[dict]`): of the table.
+        found (`dict`): by norm, and for `"smoothing"`, what
+            [`~lrsegformer.robustness.certificates.measuring.certify`] gave.
+        seconds (`dict`): of the certificates, and of smoothing.
+    """
+
+    model: PreparedModel
+    note: str
+    reach: str | None
+    rows: list[dict[str, Any]]
+    found: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+
+
+def write_certificates(
+    results: Sequence[ModelResult], context: Mapping[str, Any], arguments: CertificateArguments, prepared: Prepared
+) -> dict[str, Any]:
+    """
+    Write every file of the report, each of them whole at any time; returns what `results.json` holds.
+
+    Raises:
+        [`~lrsegformer.errors.BrokenCertificateError`]: certified <= attacked <= clean fails in a row; before anything
+            is written.
+        [`~lrsegformer.errors.InputError`]: a file cannot be written.
+    """
+    rows = [row for result in results for row in result.rows]
+    check_order(rows)
+    folder = Path(arguments.output_dir)
+    with writing_to(folder):
+        pictures = {result.model.label: _save_pictures(result, context, arguments, folder) for result in results}
+        models = {result.model.label: _described(result, pictures[result.model.label]) for result in results}
+        report = without_nan({"command": " ".join(sys.argv), **context, "models": models, "rows": rows})
+        write_whole(folder / "results.json", json.dumps(report, indent=1) + "\n")
+        write_whole(folder / "results.md", certificates_text(report))
+        attacks = list(dict.fromkeys(name for row in rows for name in row["attacked"]))
+        scores = ("accuracy", "mean_iou") if context["task"] == "segmentation" else ("accuracy",)
+        columns = (*_COLUMNS, *(f"{name}_{score}" for name in attacks for score in scores))
+        write_whole(folder / "results.csv", csv_text(columns, (_flat(row) for row in rows)))
+        save_certified_curves(models, rows, folder / "curves.png")
+        for fingerprint, names in prepared.subsets().items():
+            write_whole(folder / "subsets" / f"{fingerprint}.txt", "".join(f"{Path(name).name}\n" for name in names))
+        options = arguments_to_config(arguments, prepared.data_arguments)
+        write_whole(folder / RUN_CONFIG_FILE, yaml.safe_dump(options, sort_keys=False))
+    return report
+
+
+def _described(result: ModelResult, pictures: list[str]) -> dict[str, Any]:
+    proven = {norm: found for norm, found in result.found.items() if norm != "smoothing"}
+    return {
+        "note": result.note,
+        "reach": result.reach,
+        "weights": result.model.weights,
+        "input": result.model.input_size,
+        "bounds": {norm: found["constants"] for norm, found in proven.items()},
+        "curves": {norm: found["curve"] for norm, found in result.found.items()},
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "pictures": pictures,
+    }
+
+
+def _save_pictures(
+    result: ModelResult, context: Mapping[str, Any], arguments: CertificateArguments, folder: Path
+) -> list[str]:
+    saved = []
+    for norm in [
+        *[norm for norm in result.found if norm != "smoothing"][:1],
+        *(["smoothing"] if "smoothing" in result.found else []),
+    ]:
+        for picture in result.found[norm]["pictures"]:
+            name = f"{result.model.label}-{norm}-{picture.position}.png".replace("/", "-").replace(" ", "_")
+            title = f"{result.model.label}, image {picture.position}"
+            radii = arguments.radii_of("l2" if norm == "smoothing" else norm)
+            (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+            save_certified_picture(
+                picture, title, unit_of(norm), radii, context["class_names"], folder / PICTURES / name
+            )
+            saved.append(name)
+    return saved
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    attacked = {f"{name}_{score}": value for name, found in row["attacked"].items() for score, value in found.items()}
+    return {**row, **attacked}

@@ -1,0 +1,154 @@
+"""Certify models, attack them at the same radii, and write the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers.utils import logging
+
+from lrsegformer.certification.smoothing import Smoothing
+from lrsegformer.errors import InputError
+from lrsegformer.extras import require
+from lrsegformer.robustness.bench.arguments import BenchDataArguments, attack_conditions
+from lrsegformer.robustness.bench.bench import (
+    PreparedModel,
+    needed_packages,
+    package_versions,
+    prepare_model,
+    score_cell,
+)
+from lrsegformer.robustness.bench.cells import CellFile
+from lrsegformer.robustness.bench.checkpoints import find_checkpoints
+from lrsegformer.robustness.bench.planning import Prepared, prepare
+from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
+from lrsegformer.robustness.certificates.arguments import CertificateArguments
+from lrsegformer.robustness.certificates.files import REPORT_KIND, ModelResult, write_certificates
+from lrsegformer.robustness.certificates.measuring import certify, smooth
+from lrsegformer.robustness.certificates.proven import NETWORK, proof_of
+from lrsegformer.robustness.certificates.rows import proven_rows, smoothed_rows, uncertified_rows
+from lrsegformer.robustness.conditions import Condition
+from lrsegformer.robustness.report.rows import result_rows
+
+logger = logging.get_logger(__name__)
+
+
+def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataArguments) -> dict[str, Any]:
+    """
+    Certify all models and write the report.
+
+    Processes that `accelerate launch` starts share the images and give the results of one. Attacks that an earlier run
+    into the same folder has finished are taken from it.
+
+    Args:
+        arguments ([`CertificateArguments`]): models, radii, norms, attacks and smoothing.
+        data_arguments ([`~lrsegformer.robustness.bench.arguments.BenchDataArguments`]): the data set that the models
+            were trained for.
+
+    Returns:
+        `dict`: what `results.json` holds, in every process.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for anything that the user has to mend.
+        [`~lrsegformer.errors.BrokenCertificateError`]: a certified score lies above an attacked one, or that above the
+            clean one; no table is written.
+    """
+    state = processes()
+    refuse_another_report(arguments.output_dir)
+    smoothing = Smoothing(**arguments.smoothing_options()) if arguments.smoothing else None
+    checkpoints = find_checkpoints(arguments.models)
+    arguments.check_task(checkpoints[0].task)
+    packages = needed_packages(arguments.bench_arguments(arguments.norms[0]))
+    for package in packages:
+        require(package)
+    with state.main_process_first():
+        prepared = prepare(checkpoints, arguments.bench_arguments(), data_arguments)
+    file = CellFile(arguments.output_dir)
+    finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
+    versions = package_versions(packages)
+    results: list[ModelResult] = []
+    for checkpoint in checkpoints:
+        model = prepare_model(checkpoint, prepared.processors[checkpoint.label])
+        ((_, data),) = prepared.tasks_of(checkpoint)
+        cells = [
+            score_cell(model, condition, data, options, versions, finished, file)[0]
+            for condition, options in _conditions(arguments)
+        ]
+        results.append(_certify_model(model, data, arguments, smoothing, cells))
+    report = None
+    if state.is_main_process:
+        report = write_certificates(results, _context(prepared, arguments, smoothing, versions), arguments, prepared)
+    return broadcast_object_list([report])[0]
+
+
+def refuse_another_report(folder: str) -> None:
+    """
+    Raises [`~lrsegformer.errors.InputError`] where the folder holds a report that is none of certificates, or a file
+    stands in its place.
+    """
+    path = Path(folder) / "results.json"
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("report")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    if kind != REPORT_KIND:
+        raise InputError(f"--output_dir {folder} holds another report ({path.name}): give a folder of its own")
+
+
+def _conditions(arguments: CertificateArguments) -> list[tuple[Condition, Any]]:
+    """Clean images, then every attack at every radius of every norm, each with the bench's options."""
+    conditions = [(Condition("clean"), arguments.bench_arguments())]
+    for norm in arguments.norms if arguments.attacks else ():
+        options = arguments.bench_arguments(norm)
+        conditions += [(condition, options) for condition in attack_conditions(options)]
+    return conditions
+
+
+def _certify_model(
+    model: PreparedModel,
+    data: ScoredData,
+    arguments: CertificateArguments,
+    smoothing: Smoothing | None,
+    cells: Sequence[dict[str, Any]],
+) -> ModelResult:
+    run = Run(model.model, data, arguments.seed, arguments.batch_size)
+    proof, note = proof_of(model.model.model)
+    attacked = {norm: result_rows(cells, run.model.task, arguments.bench_radii_of(norm)) for norm in arguments.norms}
+    rows, found, seconds = [], {}, {}
+    if proof is not None:
+        radii = {norm: arguments.radii_of(norm) for norm in proof.norms(arguments.norms)}
+        start = time.monotonic()
+        found = certify(run, proof, radii, arguments.pictures)
+        seconds["certificates"] = time.monotonic() - start
+        for norm in found:
+            rows += proven_rows(model.label, proof.reach, found[norm], norm, attacked.get(norm, []))
+    if proof is None or proof.reach != NETWORK:
+        clean = next(row for row in attacked[arguments.norms[0]] if row["kind"] == "clean")
+        for norm in arguments.norms:
+            rows += uncertified_rows(model.label, clean, norm, arguments.radii_of(norm), attacked[norm])
+    if smoothing is not None:
+        start = time.monotonic()
+        found["smoothing"] = smooth(run, smoothing, arguments.radii_of("l2"), arguments.pictures)
+        seconds["smoothing"] = time.monotonic() - start
+        rows += smoothed_rows(model.label, found["smoothing"], smoothing.alpha)
+    logger.info(f"{model.label}: {note}")
+    return ModelResult(model, note, None if proof is None else proof.reach, rows, found, seconds)
+
+
+def _context(
+    prepared: Prepared, arguments: CertificateArguments, smoothing: Smoothing | None, versions: dict[str, str]
+) -> dict[str, Any]:
+    described = prepared.described()
+    return {
+        "report": REPORT_KIND,
+        **described,
+        "seed": arguments.seed,
+        "versions": versions,
+        "smoothing": None if smoothing is None else {**vars(smoothing), "radius": smoothing.radius},
+    }
