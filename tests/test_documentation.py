@@ -19,13 +19,15 @@ from lrsegformer.data.processor import load_processor
 from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.evaluation import predict_classes
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
+from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.training import LRSegformerTrainingArguments
 from lrsegformer.training.arguments import ModelArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_TRAINING = OneLineParser((RunArguments, ModelArguments, DataArguments, LRSegformerTrainingArguments))
-FIELDS = {*OF_TRAINING.field_names(), *OneLineParser(RobustnessArguments).field_names()}
+OF_BENCHES = [OneLineParser(kind) for kind in (RobustnessArguments, CertificateArguments)]
+FIELDS = {*OF_TRAINING.field_names(), *(name for parser in OF_BENCHES for name in parser.field_names())}
 # Options of our command lines that are no fields, and options of accelerate.
 OTHERS = {"config", "help", "help_all", "config_file"}
 

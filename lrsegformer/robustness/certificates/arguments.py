@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from lrsegformer.attacks.registry import ATTACKS, followers, names_where, what_attacks_do
 from lrsegformer.choices import CERTIFICATE_NORMS, NORMS_IN_255THS, SMOOTHING_CORRECTIONS
@@ -156,7 +155,8 @@ def parse_radius(text: str | float) -> float:
         InputError: it is no number above 0.
     """
     try:
-        radius = float(Fraction(str(text).replace(" ", "")))
+        numerator, _, denominator = str(text).partition("/")
+        radius = float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
         raise InputError(f"--radii {text!r}: write a number above 0, such as 36/255 or 0.5") from None
     if not (math.isfinite(radius) and radius > 0):

@@ -106,7 +106,7 @@ def _caption(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
         lines.append(
             f"Smoothing is of another model, the majority under noise of sigma {chosen['sigma']:g}, from n0 = "
             f"{chosen['n0']} and n = {chosen['n']} samples; each image's certificate holds with the probability given "
-            "over the noise drawn, and clean is that majority's score, abstentions counted."
+            "over the noise drawn. Its clean score counts pixels where it abstains by their majority."
         )
         if report["task"] == "segmentation":
             lines.append(
