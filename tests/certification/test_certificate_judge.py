@@ -19,6 +19,7 @@ from benchmarks.certificate_judge import (
 )
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.certification.calculus import constants
+from lrsegformer.certification.margins import certified_pixels, inverse_distances
 
 NORMS = ("l2", "per_pixel_l2")
 
@@ -135,6 +136,20 @@ def test_distances_are_where_the_prediction_turns():
         unit = towards / towards.norm(dim=1, keepdim=True).clamp_min(1e-12)
         turned |= classes_of(features + 1.001 * distances * unit) != classes
     assert turned.all()
+
+
+@pytest.mark.parametrize("size", [(4, 5), (9, 13)])
+def test_the_package_certifies_no_more_than_the_judge(size):
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    logits = 4 * torch.randn(2, 5, 4, 5, generator=generator)
+    found = certified_pixels(logits, inverse_distances(rows), size)
+    maps = functional.interpolate(logits.double(), size, mode="bilinear", align_corners=False)
+    classes = maps.argmax(dim=1)
+    assert torch.equal(found.classes.long(), classes)
+    distances = distances_to_other_classes(maps, classes, inverse_row_distances(rows))
+    assert (found.distances <= distances).all()
+    assert (found.distances >= (distances - 1e-4).clamp_min(0)).all()
 
 
 def test_rows_that_coincide_are_told_apart_by_their_biases_alone():
