@@ -16,7 +16,11 @@ SMOOTHING_CORRECTIONS = ("holm", "bonferroni")
 
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"
-SCOPES = ("head", "projections")
+SCOPES = ("head", "projections", "network")
+# As what a file of a scope can be read, too: the layers that are added start from the plain weights that it has.
+WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
+# Whose Jacobian a strategy may penalise.
+JACOBIANS = ("head", "network")
 PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")
 
 # Sizes of Mix Transformers, for training from scratch: Xie et al. 2021, "SegFormer" (arXiv 2105.15203), table 6;

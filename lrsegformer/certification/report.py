@@ -1,12 +1,13 @@
 """What a constraint bounds, layer by layer and for the head."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from lrsegformer.certification.head import HeadParts
-from lrsegformer.certification.parts import Constrained, finite_norm
+from lrsegformer.certification.parts import Constrained
 from lrsegformer.errors import InputError
 from lrsegformer.layers.norms import NORMS
 
@@ -22,6 +23,8 @@ NOTES = {
     "projections": "Scope 'projections': only the four projections are constrained. The fuse convolution, BatchNorm "
     "and the classifier are free, so the constraint does not bound the head. Its norms are true of these weights in "
     "eval mode; nothing limits them.",
+    "network": "Scope 'network': every linear map and convolution is bounded. From the pixels to the logits there is "
+    "no bound, because LayerNorm and dot-product attention have none.",
     "not limited": "True of these weights, but nothing limits it during training.",
 }
 
@@ -43,27 +46,32 @@ def build_report(
     """
     if not dtype.is_floating_point:
         raise InputError(f"lipschitz_report needs a floating-point dtype, not {dtype}.")
-    return {
+    report = {
         "strategy": strategy,
         "scope": scope if layers else None,
         "dtype": str(dtype).removeprefix("torch."),
         "layers": [_layer_row(part, dtype) for part in layers],
         "head": _head_report(strategy, head),
     }
+    if layers and scope == "network":
+        report["network"] = {"bound": None, "guaranteed": False, "note": NOTES["network"]}
+    return report
 
 
 def _layer_row(part: Constrained, dtype: torch.dtype) -> dict[str, Any]:
     layer = part.layer
     weight = layer.effective_weight(part.row_scale).to(dtype)
-    norms = {norm: finite_norm(weight, norm).item() for norm in NORMS}
+    finite = bool(torch.isfinite(weight).all())
+    norms = {norm: layer.map_norm(weight, norm).item() if finite else math.inf for norm in NORMS}
     bound = layer.lipschitz_bound(part.row_scale, dtype=dtype).item()
     return {
         "name": part.name,
         "norm": layer.norm,
         "bound": bound,
-        "exact": norms[layer.norm],
+        "exact": norms[layer.norm] if layer.norm_is_exact(layer.norm) else None,
         "share": norms[layer.norm] / bound,
         "operator_norms": norms,
+        "bounded_norms": [norm for norm in NORMS if not layer.norm_is_exact(norm)],
         "guaranteed": True,
         "limited": layer.limits_norm,
     }

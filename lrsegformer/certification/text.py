@@ -43,7 +43,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         parts = [f"Strategy {report['strategy']}, scope {report['scope']}, computing in {report['dtype']}"]
     if report["layers"]:
         parts.append(_layer_table(report["layers"]))
-    parts += [_norm_table(report["head"]["norms"]), "\n".join(_wrapped(head_lines(report["head"])))]
+    lines = [*head_lines(report["head"]), *network_lines(report)]
+    parts += [_norm_table(report["head"]["norms"]), "\n".join(_wrapped(lines))]
     return "\n\n".join(parts)
 
 
@@ -55,6 +56,12 @@ def head_lines(head: Mapping[str, Any]) -> list[str]:
     if head["product_of_bounds"] is not None:
         lines.append(f"Product of its layers' bounds: {round_up(head['product_of_bounds'])}.")
     return lines
+
+
+def network_lines(report: Mapping[str, Any]) -> list[str]:
+    """That the network as a whole has no bound, where the report says so."""
+    network = report.get("network")
+    return [] if network is None else [f"Bound of the network: none. {network['note']}"]
 
 
 def round_up(value: float | None, digits: int = 5) -> str:
@@ -72,13 +79,13 @@ def _layer_table(layers: Sequence[Mapping[str, Any]]) -> str:
     header = ("layer", "norm", "bound", "guaranteed", "limited", "used", "l2", "linf", "l1")
     rows = [
         (
-            layer["name"].removeprefix("decode_head."),
+            short_name(layer["name"]),
             layer["norm"],
             round_up(layer["bound"]),
             _yes_or_no(layer["guaranteed"]),
             _yes_or_no(layer["limited"]),
             _percent(layer["share"]),
-            *(_nearest(value) for value in layer["operator_norms"].values()),
+            *(_operator_norm(layer, norm) for norm in layer["operator_norms"]),
         )
         for layer in layers
     ]
@@ -119,6 +126,18 @@ def _aligned(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
 
 def _wrapped(lines: Sequence[str], width: int = 100) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, width)]
+
+
+def short_name(name: str) -> str:
+    """A layer's name without what all of its kind have in theirs."""
+    parts = name.removeprefix("decode_head.").removeprefix("segformer.").split(".")
+    kept = [part for part, before in zip(parts, ["", *parts], strict=False) if part != before]
+    return ".".join(part for part in kept if part not in ("stages", "blocks", "attention", "mlp"))
+
+
+def _operator_norm(layer: Mapping[str, Any], norm: str) -> str:
+    value = layer["operator_norms"][norm]
+    return f"<={round_up(value, 4)}" if norm in layer.get("bounded_norms", ()) else _nearest(value)
 
 
 def _nearest(value: float | None) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lrsegformer.certification.text import NORM_LABELS, round_up
+from lrsegformer.certification.text import NORM_LABELS, network_lines, round_up
 from lrsegformer.hub.markdown import table
 
 
@@ -32,6 +32,7 @@ def bounds_section(report: Mapping[str, Any]) -> str:
     ]
     if head and head.get("note"):
         parts.append(f"Head: {head['note']}")
+    parts += network_lines(report)
     if head and head.get("norms"):
         parts.append(_head_norms(head["norms"]))
     parts.append(

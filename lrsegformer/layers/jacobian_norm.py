@@ -2,6 +2,7 @@
 
 import torch
 
+from lrsegformer.choices import JACOBIANS
 from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint, LipschitzLinear
 from lrsegformer.layers.conv import LipschitzConv1x1, LipschitzConv2d
@@ -27,7 +28,7 @@ class JacobianNormConstraint(LipschitzConstraint):
     penalized_jacobian = "head"
 
     def setup(self, device: torch.device | str | None = None, jacobian: str = "head") -> None:
-        if jacobian not in ("head", "network"):
+        if jacobian not in JACOBIANS:
             raise InputError(f"jacobian_norm's option jacobian is 'head' or 'network', not {jacobian!r}.")
         self.penalized_jacobian = jacobian
 

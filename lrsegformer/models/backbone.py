@@ -8,21 +8,32 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
+from lrsegformer.models.encoder.constrained import constrain_encoder, refuse_adapters_in
 
 
-class LRSegformerModel(SegformerModel):
+class LRSegformerModel(ConstrainedLayersMixin, SegformerModel):
     """
     The stock encoder under our configuration.
 
     It collects the outputs of its stages as it goes. The stock model collects them by hooks, which are functions
     inside functions: a model that has them cannot be pickled, and their installation breaks a compiled graph.
 
+    Under scope `"network"` its linear maps and convolutions are constrained
+    ([`~lrsegformer.models.encoder.constrained.constrain_encoder`]).
+
     Args:
-        config ([`LRSegformerConfig`]): the architecture; the constraint concerns the heads alone.
+        config ([`LRSegformerConfig`]): the architecture, the strategy, and its scope.
     """
 
-    config_class = LRSegformerConfig
     _can_record_outputs = {"attentions": SegformerAttention}
+
+    def __init__(self, config: LRSegformerConfig):
+        super().__init__(config)
+        if config.constrains_encoder:
+            self._keep_in_fp32_modules_strict = constrain_encoder(self, config)
+            # Once more, for the layers that were not there the first time.
+            self.post_init()
 
     @merge_with_config_defaults
     @capture_outputs
@@ -44,6 +55,8 @@ class LRSegformerModel(SegformerModel):
         Returns:
             `BaseModelOutput`: the last stage's output, and what was asked for.
         """
+        if self.config.constrains_encoder:
+            refuse_adapters_in(self)
         hidden_states, outputs = pixel_values, []
         for stage in self.stages:
             hidden_states = stage(hidden_states, **kwargs)

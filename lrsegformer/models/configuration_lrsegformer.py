@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import SegformerConfig
 
-from lrsegformer.choices import PENALTY_REDUCTIONS, SCOPES
+from lrsegformer.choices import PENALTY_REDUCTIONS, SCOPES, WIDER_SCOPES
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
 
@@ -26,6 +26,9 @@ class LRSegformerConfig(SegformerConfig):
         lipschitz_scope (`str`, *optional*, defaults to `"head"`):
             `"head"` constrains every linear map of the head together with its BatchNorm, and bounds the head.
             `"projections"` constrains the four projections of the decode head only, and bounds nothing but them.
+            `"network"` constrains the head and every linear map and convolution of the encoder: each layer and the
+            head are bounded, the way from the pixels to the logits is not, because of LayerNorm and dot-product
+            attention.
         penalty_reduction (`str`, *optional*, defaults to `"geometric_mean"`):
             How the learned constants of the layers become the penalty: `"geometric_mean"`, `"product"`, `"sum"` or
             `"mean_log"`.
@@ -80,6 +83,16 @@ class LRSegformerConfig(SegformerConfig):
                 f"semantic_loss_label_smoothing {self.semantic_loss_label_smoothing} is not in [0, 1): give a share."
             )
 
+    @property
+    def constrains_whole_head(self) -> bool:
+        """Whether every linear map of the head is constrained, its normalisation included."""
+        return self.lipschitz_strategy is not None and self.lipschitz_scope != "projections"
+
+    @property
+    def constrains_encoder(self) -> bool:
+        """Whether every linear map and convolution of the stock encoder is constrained."""
+        return self.lipschitz_strategy is not None and self.lipschitz_scope == "network"
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a configuration file; one of a stock SegFormer becomes one of ours, any other type is refused."""
@@ -112,7 +125,7 @@ def _refuse_another_reading(name: str, saved: dict[str, Any], requested: dict[st
     """The raw weights and constants in a constrained file mean something else under another constraint."""
     for option in ("lipschitz_strategy", "lipschitz_scope", "lipschitz_options"):
         before, now = saved.get(option), requested.get(option, saved.get(option))
-        widened = option == "lipschitz_scope" and before == "projections" and now == "head"
+        widened = option == "lipschitz_scope" and now in WIDER_SCOPES.get(before, ())
         if now != before and not widened:
             raise InputError(
                 f"The checkpoint {name} was saved with {option} {before!r} and cannot be read with {now!r}: give "

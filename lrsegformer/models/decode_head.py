@@ -101,7 +101,7 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
         width = config.decoder_hidden_size
         for projection, channels in zip(self.linear_projections, config.hidden_sizes, strict=True):
             projection.proj = linear_class(channels, width, **options)
-        if config.lipschitz_scope == "head":
+        if config.constrains_whole_head:
             # Registered after batch_norm: initialisation walks in this order, and fuse starts from the scale of the
             # norm.
             del self.linear_fuse

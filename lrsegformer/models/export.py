@@ -4,6 +4,7 @@ import torch
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
 from lrsegformer._compat import active_module, plain_tensors
+from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.models.configuration_lrsegformer import LOSS_OPTIONS, OPTIONS, LRSegformerConfig
 from lrsegformer.models.decode_head import plain_matrix
 from lrsegformer.models.normalization import CenteringBatchNorm2d
@@ -49,7 +50,13 @@ def to_vanilla_classification(model: SegformerForImageClassification) -> Segform
 
 
 def _without_constants(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in plain_tensors(model).items() if not name.endswith(".c")}
+    """The tensors of the stock model, the encoder's weights the effective ones; those of the head are still raw."""
+    tensors = {name: tensor.clone() for name, tensor in plain_tensors(model).items() if not name.endswith(".c")}
+    if model.config.constrains_encoder:
+        for name, layer in model.segformer.named_modules():
+            if isinstance(layer, LipschitzConstraint):
+                tensors[f"segformer.{name}.weight"] = layer.effective_weight().view_as(layer.weight)
+    return tensors
 
 
 def _filled(vanilla: torch.nn.Module, state: dict[str, torch.Tensor], model: torch.nn.Module) -> torch.nn.Module:

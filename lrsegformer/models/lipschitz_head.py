@@ -5,68 +5,35 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import initialization as init
 
-from lrsegformer._compat import active_modules, is_adapted
 from lrsegformer.certification.head import HeadParts, head_bound
 from lrsegformer.certification.parts import Constrained
 from lrsegformer.certification.report import build_report
 from lrsegformer.layers.base import LipschitzConstraint
-from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.decode_head import refuse_adapter
+from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
+from lrsegformer.models.encoder.attention_estimate import attention_estimate
+from lrsegformer.models.encoder.constrained import encoder_layers, encoder_penalty_factors
 from lrsegformer.models.eval_mode import eval_mode
 from lrsegformer.models.jacobian import jacobian_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
 
 
-class LipschitzHeadMixin:
-    """Initialisation, penalty and report of the constrained layers of the head, for either model."""
+class LipschitzHeadMixin(ConstrainedLayersMixin):
+    """Penalty and report of the constrained layers, for either model."""
 
-    config: LRSegformerConfig
-    config_class = LRSegformerConfig
     # The forward pass normalises the loss over its own batch; the Trainer rescales it to the whole one.
     accepts_loss_kwargs = False
     # A stock file has no constants; they start from its weights, so their absence is no news.
     _keys_to_ignore_on_load_missing = [r"\.c$"]
 
-    def constrained_layers(self) -> dict[str, LipschitzConstraint]:
-        """
-        The constrained layers by their names in the model; of those among peft's modules_to_save the active copies.
-
-        Raises:
-            [`~lrsegformer.errors.InputError`]: for one with an adapter beside it, which voids its bound.
-        """
-        layers = {}
-        for name, module in active_modules(self):
-            if isinstance(module, LipschitzConstraint):
-                layers[name] = module
-            elif is_adapted(module) and isinstance(module.get_base_layer(), LipschitzConstraint):
-                refuse_adapter(module)
-        return layers
-
     def penalty_factors(self) -> list[list[LipschitzConstraint]]:
-        """The constrained layers in groups: those of a group lie side by side, the groups follow each other."""
-        return [[layer] for layer in self.constrained_layers().values()]
+        """The penalised layers in groups: those of a group lie side by side, the groups follow each other."""
+        of_encoder = encoder_penalty_factors(self.segformer) if self.config.constrains_encoder else []
+        return [*of_encoder, *self.head_penalty_factors()]
 
-    def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
-        """Factors of the layer's rows that its constraint includes, or `None`."""
-        return None
-
-    @torch.no_grad()
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """Initialise the tensors of `module` that were not loaded; `c`, if it was not, from the weight that was."""
-        if not isinstance(module, LipschitzConstraint):
-            super()._init_weights(module)
-            return
-        init.normal_(module.weight, mean=0.0, std=self._initial_std(module))
-        if module.bias is not None:
-            init.zeros_(module.bias)
-        if not (_was_loaded(module, "c") and _was_loaded(module, "weight")):
-            # A constant that was loaded without its weight belongs to a classifier of another size.
-            module.start_from_weight(self.row_scale_of(module))
-
-    def _initial_std(self, module: LipschitzConstraint) -> float:
-        return self.config.initializer_range
+    def head_penalty_factors(self) -> list[list[LipschitzConstraint]]:
+        """The constrained layers of the head, in groups as [`penalty_factors`] has them."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its head is made of.")
 
     def _penalty(
         self,
@@ -120,13 +87,17 @@ class LipschitzHeadMixin:
 
             - `strategy`, `scope`, `dtype` (a name such as `"float32"`);
             - `layers`: for each constrained layer `name`, `norm`, `bound`, `exact` (the operator norm of the effective
-              weight in float64), `share` (`exact / bound`), `operator_norms` (`exact` in `l2`, `linf` and `l1`),
-              `guaranteed`, and `limited` (whether the constraint holds the bound down);
+              weight in float64; `None` where only a bound of it is known), `operator_norms` (in `l2`, `linf` and
+              `l1`), `bounded_norms` (those of them that are proven upper bounds: l2 of convolutions whose kernel
+              positions overlap), `share` (of `bound` that the weight's operator norm uses), `guaranteed`, and
+              `limited` (whether the constraint holds the bound down);
             - `head`: `norm`, `bound`, `product_of_bounds` (all `None` where the constraint does not bound the head),
               `guaranteed`, `note`, and `norms`: for each norm `bound` (features to logits before upsampling; of these
               weights), `to_relu_bound` and `product_of_norms` (segmentation), and `limited`. The norms are
               `per_pixel_l2`, `linf`, `per_pixel_l1` and `l2` (over images whose sides are multiples of 32); in
               classification `l2`, `linf` and `l1`.
+            - `network`, under scope `"network"`: `bound` (`None`: there is none from the pixels on), `guaranteed`
+              (False) and `note`. For the attention there is an estimate, [`attention_estimate`].
 
         Raises:
             [`~lrsegformer.errors.InputError`]: for a `dtype` that is not a floating-point one.
@@ -136,6 +107,23 @@ class LipschitzHeadMixin:
         layers = self.constrained_layers().items()
         constrained = [Constrained(name, layer, self.row_scale_of(layer)) for name, layer in layers]
         return build_report(strategy, scope, dtype, constrained, self.head_parts(dtype))
+
+    def attention_estimate(self, pixel_values: torch.Tensor) -> dict[str, Any]:
+        """
+        How sensitive the attention is at given images: an estimate, measured at these images, that bounds nothing.
+
+        Each row of attention is a softmax, whose Jacobian has an l2 norm of at most `min(p, 2 p (1 - p))` with `p` its
+        largest probability: at most 1/2, and near 0 where attention is even or all on one key. How far the rows move
+        with the pixels is another matter, and has no bound.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): normalised images.
+
+        Returns:
+            `dict` of plain Python values: `quantity`, `images`, `guaranteed` (False), `layers` (for each attention its
+            `name`, and the `mean_estimate` and `largest_estimate` over images, heads and rows), and both over all.
+        """
+        return attention_estimate(self.segformer, pixel_values)
 
     @torch.no_grad()
     def head_bound(self, dtype: torch.dtype | None = None) -> float | None:
@@ -148,13 +136,12 @@ class LipschitzHeadMixin:
 
     def _head_dtype(self) -> torch.dtype:
         """The precision in which the head computes now: autocast's where that is on, else that of the encoder."""
-        weight = next(self.segformer.parameters())
-        if weight.dtype != torch.float64 and torch.is_autocast_enabled(weight.device.type):
-            return torch.get_autocast_dtype(weight.device.type)
-        return weight.dtype
+        dtype, device_type = self.segformer.dtype, self.device.type
+        if dtype != torch.float64 and torch.is_autocast_enabled(device_type):
+            return torch.get_autocast_dtype(device_type)
+        return dtype
 
-
-def _was_loaded(module: torch.nn.Module, name: str) -> bool:
-    tensor = getattr(module, name, None)
-    # transformers marks what it has loaded from a file; its init functions read the same mark.
-    return tensor is not None and getattr(tensor, "_is_hf_initialized", False)
+    def _keep_encoder_weights(self) -> None:
+        """Compute the effective weights of the encoder once, until training mode; see `merge`."""
+        for layer in encoder_layers(self.segformer):
+            layer.keep_maps()

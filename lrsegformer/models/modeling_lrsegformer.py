@@ -1,4 +1,4 @@
-"""The two models: stock SegFormer with constrained heads."""
+"""The two models: stock SegFormer with constrained layers."""
 
 import math
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ class ClassifierMaps(NamedTuple):
 
 class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanticSegmentation):
     """
-    SegFormer for semantic segmentation whose decode head is Lipschitz-constrained as the configuration says.
+    SegFormer for semantic segmentation whose decode head, and on request whose encoder, is Lipschitz-constrained as
+    the configuration says.
 
     Without a strategy it is the stock model, with the head computed in a cheaper order. Loads MiT backbones, stock
     SegFormer checkpoints (constants start at the loaded norms) and its own.
@@ -80,7 +81,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
             self._keep_in_fp32_modules_strict = [constrained]
         self.post_init()
 
-    def penalty_factors(self) -> list[list[LipschitzConstraint]]:
+    def head_penalty_factors(self) -> list[list[LipschitzConstraint]]:
         projections, fuse, _, classifier = active_module(self.decode_head).active_layers()
         groups = [projections, [fuse], [classifier]]
         return [[layer for layer in group if isinstance(layer, LipschitzConstraint)] for group in groups]
@@ -95,7 +96,8 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
     def _initial_std(self, module: LipschitzConstraint) -> float:
         # With the variance frozen nothing rescales the fused features: keep their variance from layer to layer. The
         # classifier starts small, as in the stock model.
-        if self.config.lipschitz_scope == "head" and module is not self.decode_head.classifier:
+        in_head = any(module is each for each in self.decode_head.modules())
+        if self.config.constrains_whole_head and in_head and module is not self.decode_head.classifier:
             return 1 / math.sqrt(module.weight.shape[1])
         return super()._initial_std(module)
 
@@ -145,13 +147,14 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
 
     def merge(self) -> "LRSegformerForSemanticSegmentation":
         """
-        Set eval mode and compute the head's effective weights and their products once, not in every forward pass.
+        Set eval mode and compute effective weights, and the products of the head's, once, not in every forward pass.
 
         A snapshot of the weights as they are now ([`~lrsegformer.layers.merged_maps.MergedMapsMixin`]); `train()` ends
         it. For a model that is a stock one for good there is [`to_vanilla`].
         """
         self.eval()
         active_module(self.decode_head).keep_maps()
+        self._keep_encoder_weights()
         return self
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
@@ -161,12 +164,14 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
 
 class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, SegformerForImageClassification):
     """
-    SegFormer for image classification whose classifier is Lipschitz-constrained as the configuration says.
+    SegFormer for image classification whose classifier, and on request whose encoder, is Lipschitz-constrained as the
+    configuration says.
 
     The head is the mean over the last stage's positions and the classifier; the constraint bounds the classifier.
 
     Args:
-        config ([`LRSegformerConfig`]): the architecture and the strategy; the scope has to be `"head"`.
+        config ([`LRSegformerConfig`]):
+            The architecture, the strategy, and its scope, which cannot be `"projections"`: there are none.
     """
 
     weights_of_maps = "classifier"
@@ -178,10 +183,10 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         if config.lipschitz_strategy is None:
             self.classifier = torch.nn.Linear(config.hidden_sizes[-1], config.num_labels)
         else:
-            if config.lipschitz_scope != "head":
+            if not config.constrains_whole_head:
                 raise InputError(
                     f"lipschitz_scope {config.lipschitz_scope!r} names projections of the decode head, and a "
-                    "classification model has none: use lipschitz_scope 'head'."
+                    "classification model has none: use lipschitz_scope 'head' or 'network'."
                 )
             options = config.lipschitz_options or {}
             channels = config.hidden_sizes[-1]
@@ -189,7 +194,7 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
             self._keep_in_fp32_modules_strict = ["classifier"]
         self.post_init()
 
-    def penalty_factors(self) -> list[list[LipschitzConstraint]]:
+    def head_penalty_factors(self) -> list[list[LipschitzConstraint]]:
         classifier = active_module(self.classifier)
         return [[classifier]] if isinstance(classifier, LipschitzConstraint) else []
 
@@ -252,6 +257,7 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         """As [`LRSegformerForSemanticSegmentation.merge`]: set eval mode and compute the effective weight once."""
         self.eval()
         self.keep_maps()
+        self._keep_encoder_weights()
         return self
 
     def to_vanilla(self) -> SegformerForImageClassification:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerState
 
-from lrsegformer.certification.text import head_lines
+from lrsegformer.certification.text import head_lines, network_lines
 from lrsegformer.data import DataSplits
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import input_size
@@ -147,7 +147,7 @@ def print_summary(folder: str, task: str, results: dict[str, Any]) -> None:
     for name in SHOWN_SCORES[task]:
         lines.append(f"{name:<24}{_figure(results[f'eval_{name}']):>10}  {_figure(constant.get(name))}")
     lines.append(how_scored(results, task))
-    lines += head_lines(results["lipschitz"]["head"])
+    lines += [*head_lines(results["lipschitz"]["head"]), *network_lines(results["lipschitz"])]
     pictures = [name for name in PICTURES if (Path(folder) / name).is_file()]
     lines.append(f"Outputs: {folder} (model, processor, README.md, all_results.json, {', '.join(pictures)}, run.yaml)")
     print("\n" + "\n".join(lines))

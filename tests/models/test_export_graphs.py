@@ -11,6 +11,7 @@ from lrsegformer import STRATEGIES
 CASES = [(None, "head", "segmentation"), (None, "head", "classification")]
 CASES += [(strategy, scope, "segmentation") for strategy in STRATEGIES for scope in ("head", "projections")]
 CASES += [(strategy, "head", "classification") for strategy in STRATEGIES]
+CASES += [("spectral_norm", "network", "segmentation"), ("orthogonal", "network", "classification")]
 # Which module is exported, and how often, is a matter of the exporting, not of the strategy: a case of each kind in
 # `make test`, the others in `make test-all`.
 FEW = [("stable_softplus", "projections", "segmentation"), ("orthogonal", "head", "segmentation")]

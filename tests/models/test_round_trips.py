@@ -9,6 +9,7 @@ from lrsegformer import STRATEGIES
 CASES = [
     ("segmentation", strategy, scope) for strategy in (None, *STRATEGIES) for scope in ("projections", "head")
 ] + [("classification", strategy, "head") for strategy in (None, *STRATEGIES)]
+CASES += [(task, strategy, "network") for task in ("segmentation", "classification") for strategy in STRATEGIES]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))

@@ -8,8 +8,8 @@ differs:
 - A batch of void labels alone has the loss 0, stock's is not a number; bytes are labels, too: masks are bytes.
 - `return_dict=False` in the configuration gives a tuple, as in a call; stock 5.23 fails.
 - Stock files load into ours with missing constants `c`: they start from the loaded weights.
-- `decode_head` (scope head) and `classifier` stay float32 in lower precision: a constraint rounded to bfloat16 bounds
-  nothing.
+- `decode_head` (scope head), `classifier`, and the encoder's linear maps and convolutions (scope network) stay float32
+  in lower precision: a constraint rounded to bfloat16 bounds nothing.
 """
 
 import copy
@@ -33,6 +33,12 @@ CASES += [
     for strategy in STRATEGIES
 ]
 CASES += [("segmentation", "orthogonal", "projections")]
+CASES += [("segmentation", "stable_softplus", "network"), ("classification", "spectral_norm", "network")]
+CASES += [
+    pytest.param((task, strategy, "network"), marks=pytest.mark.slow)
+    for task in ("segmentation", "classification")
+    for strategy in STRATEGIES
+]
 OURS = {"segmentation": LRSegformerForSemanticSegmentation, "classification": LRSegformerForImageClassification}
 STOCK = {"segmentation": SegformerForSemanticSegmentation, "classification": SegformerForImageClassification}
 
@@ -278,7 +284,7 @@ def test_attributes(pair):
 
 def test_methods(pair):
     stock, ours = pair
-    assert type(ours.base_model).__mro__[1] is type(stock.base_model)
+    assert isinstance(ours.base_model, type(stock.base_model))
     for model in pair:
         with pytest.raises(NotImplementedError, match="get_input_embeddings"):
             model.get_input_embeddings()
