@@ -111,10 +111,14 @@ def certified_pixels(logits: Tensor, inverse: Tensor, size: tuple[int, int] | No
     slack_share = UPSAMPLING_SLACK if target != tuple(maps.shape[2:]) else 0.0
     slacks = maps.abs().amax(dim=(1, 2, 3)).float() * slack_share
     upsampling = BandedUpsampling(num_labels, maps.shape[2:], target, torch.float32, maps.device, with_gradient=False)
+    scratch = None
     with full_precision_products():
         for image in range(batch):
             for rows, band in upsampling.bands_of(maps[image]):
-                classes[image, rows], distances[image, rows] = _certify_band(band, inverse, slacks[image])
+                # The first band is as large as any: memory taken anew for each would be a large part of the time.
+                scratch = torch.empty_like(band).flatten() if scratch is None else scratch
+                found = _certify_band(band, inverse, slacks[image], scratch[: band.numel()])
+                classes[image, rows], distances[image, rows] = found
     if logits.ndim == 2:
         return CertifiedPixels(classes[:, 0, 0], distances[:, 0, 0])
     return CertifiedPixels(classes, distances)
@@ -124,18 +128,22 @@ def _class_dtype(num_labels: int) -> torch.dtype:
     return torch.uint8 if num_labels <= 256 else torch.int16
 
 
-def _certify_band(band: Tensor, inverse: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes and distances `(rows, width)` of upsampled logits `(rows, num_labels, width)`, which are overwritten."""
+def _certify_band(band: Tensor, inverse: Tensor, slack: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Classes and distances `(rows, width)` of upsampled logits `(rows, num_labels, width)`, which are overwritten, as is
+    `scratch`, of as many entries.
+    """
     num_labels = len(inverse)
     largest = band.amax(dim=1, keepdim=True)
     # The largest product of "is the maximum" and this is at the lowest class: two passes that argmax needs longer for.
     places = torch.arange(num_labels, 0, -1, dtype=torch.float32, device=band.device)[:, None]
-    classes = num_labels - torch.ge(band, largest).mul(places).amax(dim=1).long()
+    is_largest = torch.ge(band, largest, out=scratch.view(band.shape))
+    classes = num_labels - is_largest.mul_(places).amax(dim=1).long()
     margins = torch.sub(largest - slack, band, out=band)
     margins.scatter_(1, classes[:, None], torch.inf)
     # The row of the table of each pixel's class, laid out as the band is.
-    factors = inverse.index_select(1, classes.flatten()).view(num_labels, *classes.shape).transpose(0, 1)
-    distances = margins.mul_(factors).amin(dim=1)
+    factors = torch.index_select(inverse, 1, classes.flatten(), out=scratch.view(num_labels, -1))
+    distances = margins.mul_(factors.view(num_labels, *classes.shape).transpose(0, 1)).amin(dim=1)
     # A margin of 0 between classes of one row (0 * inf) is a tie.
     return classes, distances.nan_to_num_(nan=0.0, posinf=torch.inf).clamp_min_(0.0)
 
