@@ -37,7 +37,13 @@ STRATEGY = Table(
     "Training step of each strategy beside our baseline's", "step, ms", "baseline, ms", "ratio", MILLISECONDS, False
 )
 PIXELS = Table("Cost as pixels grow fourfold", "larger, ms", "smaller, ms", "ratio", MILLISECONDS, False)
-TABLES = (TIME, MEMORY, STRATEGY, PIXELS)
+CERTIFICATE = Table(
+    "Inference with certificates beside inference", "certified, ms", "plain, ms", "ratio", MILLISECONDS, False
+)
+SMOOTHING = Table(
+    "Certificates beside smoothing", "certified, ms", "smoothing, ms", "smoothing / ours", MILLISECONDS, True
+)
+TABLES = (TIME, MEMORY, STRATEGY, PIXELS, CERTIFICATE, SMOOTHING)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def certified_pixels(logits: Tensor, inverse: Tensor, size: tuple[int, int] | No
     distances = torch.empty(batch, *target, dtype=torch.float32, device=logits.device)
     # At their own size logits are taken as they are.
     slack_share = UPSAMPLING_SLACK if target != tuple(maps.shape[2:]) else 0.0
-    slacks = maps.abs().amax(dim=(1, 2, 3)).float() * slack_share
+    slacks = torch.linalg.vector_norm(maps.flatten(1), ord=torch.inf, dim=1).float() * slack_share
     upsampling = BandedUpsampling(num_labels, maps.shape[2:], target, torch.float32, maps.device, with_gradient=False)
     scratch = None
     with full_precision_products():

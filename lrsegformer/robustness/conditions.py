@@ -11,7 +11,8 @@ class Condition:
     What a model is put to.
 
     Attributes:
-        kind (`str`): `"clean"`, `"gradients"`, `"attack"`, `"corruption"`, `"shifted"` or `"reliability"`.
+        kind (`str`): `"clean"`, `"gradients"`, `"attack"`, `"corruption"`, `"shifted"`, `"reliability"` or
+            `"smoothing"`.
         name (`str`): of the attack, corruption or data set.
         norm (`str`, *optional*): `"linf"`, `"l2"` or `"per_pixel_l2"`, of an attack.
         radius (`float`, *optional*): of an attack, in [0, 1] pixel space: in 1/255 for linf and per_pixel_l2, and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +31,7 @@ from lrsegformer.robustness.bench.planning import prepare
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.report.files import SHEETS, write_report, writing_to
-from lrsegformer.robustness.report.sheets import save_sheet
+from lrsegformer.robustness.report.sheets import Sample, save_sheet
 
 logger = logging.get_logger(__name__)
 
@@ -124,9 +124,11 @@ def score_cell(
     versions: Mapping[str, str],
     finished: dict[str, Any],
     file: CellFile,
+    measured_by: Callable[[Run, Condition], tuple[dict[str, Any], list[Sample]]] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """
-    One model under one condition: taken from `finished`, or measured and kept there and in `file`.
+    One model under one condition: taken from `finished`, or measured (as [`measure`] does, unless another way is
+    given) and kept there and in `file`.
 
     Returns the cell, and whether it was measured now.
     """
@@ -136,7 +138,8 @@ def score_cell(
         # The same weights may go by another name now, and earlier cells do not say their input.
         return {**finished[key], "model": model.label, "input": model.input_size}, False
     state, start = processes(), time.monotonic()
-    results, samples = measure(Run(model.model, data, arguments.seed, arguments.batch_size), condition)
+    run = Run(model.model, data, arguments.seed, arguments.batch_size)
+    results, samples = (measured_by or measure)(run, condition)
     cell = {
         "key": key,
         "model": model.label,

@@ -42,6 +42,7 @@ class ModelResult(NamedTuple):
         found (`dict`): by norm, and for `"smoothing"`, what
             [`~lrsegformer.robustness.certificates.measuring.certify`] gave.
         seconds (`dict`): of the certificates, and of smoothing.
+        resizings (`list[dict]`): of [`~lrsegformer.robustness.certificates.resizing.resizings_of`].
     """
 
     model: PreparedModel
@@ -50,6 +51,7 @@ class ModelResult(NamedTuple):
     rows: list[dict[str, Any]]
     found: dict[str, dict[str, Any]]
     seconds: dict[str, float]
+    resizings: Sequence[dict[str, Any]] = ()
 
 
 def write_certificates(
@@ -93,6 +95,8 @@ def _described(result: ModelResult, pictures: list[str]) -> dict[str, Any]:
         "input": result.model.input_size,
         "bounds": {norm: found["constants"] for norm, found in proven.items()},
         "curves": {norm: found["curve"] for norm, found in result.found.items()},
+        "median_feature_norm": next((found.get("median_feature_norm") for found in proven.values()), None),
+        "resizings": list(result.resizings),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "pictures": pictures,
     }
@@ -101,21 +105,19 @@ def _described(result: ModelResult, pictures: list[str]) -> dict[str, Any]:
 def _save_pictures(
     result: ModelResult, context: Mapping[str, Any], arguments: CertificateArguments, folder: Path
 ) -> list[str]:
-    saved = []
-    for norm in [
-        *[norm for norm in result.found if norm != "smoothing"][:1],
-        *(["smoothing"] if "smoothing" in result.found else []),
-    ]:
-        for picture in result.found[norm]["pictures"]:
-            name = f"{result.model.label}-{norm}-{picture.position}.png".replace("/", "-").replace(" ", "_")
-            title = f"{result.model.label}, image {picture.position}"
-            radii = arguments.radii_of("l2" if norm == "smoothing" else norm)
-            (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-            save_certified_picture(
-                picture, title, unit_of(norm), radii, context["class_names"], folder / PICTURES / name
-            )
-            saved.append(name)
-    return saved
+    """Draw the pictures of the first norm and of smoothing; gives their names, and of smoothing earlier ones, too."""
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    label, names = result.model.label, []
+    for norm in [*[norm for norm in result.found if norm != "smoothing"][:1], "smoothing"]:
+        start = f"{label}-{norm}-".replace("/", "-").replace(" ", "_")
+        radii = arguments.radii_of("l2" if norm == "smoothing" else norm)
+        for picture in result.found.get(norm, {}).get("pictures", ()):
+            path = folder / PICTURES / f"{start}{picture.position}.png"
+            title = f"{label}, image {picture.position}"
+            save_certified_picture(picture, title, unit_of(norm), radii, context["class_names"], path)
+        if norm in result.found:
+            names += [f"{start}{position}.png" for position in range(arguments.pictures)]
+    return [name for name in names if (folder / PICTURES / name).exists()]
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lrsegformer.certification.margins import certified_pixels, certified_radii
 from lrsegformer.certification.smoothing import Smoothing, smoothed_prediction
 from lrsegformer.robustness.bench.runs import Run, over_batches
 from lrsegformer.robustness.certificates.pictures import CertifiedPicture
-from lrsegformer.robustness.certificates.proven import PathConstants, Proof
+from lrsegformer.robustness.certificates.proven import FEATURES, PathConstants, Proof, feature_norms
 from lrsegformer.robustness.subset import Batch
 
 # The certified curve is read off at so many radii, up to this multiple of the largest radius of the table.
@@ -42,6 +42,7 @@ class ImageCertificate(NamedTuple):
             `None` where there is no collective certificate.
         constants ([`PathConstants`], *optional*): that were used.
         picture ([`CertifiedPicture`], *optional*): of the first images.
+        feature_norm (`float`, *optional*): of a certificate in feature space, the norm of the image's features.
     """
 
     position: int
@@ -50,6 +51,7 @@ class ImageCertificate(NamedTuple):
     flipped: list[int] | None = None
     constants: PathConstants | None = None
     picture: CertifiedPicture | None = None
+    feature_norm: float | None = None
 
 
 def curve_radii(radii: Sequence[float]) -> list[float]:
@@ -74,6 +76,8 @@ def certify(run: Run, proof: Proof, radii: dict[str, list[float]], num_pictures:
         inverse = proof.inverse.to(logits.device)
         label_size = tuple(batch.labels.shape[1:]) if batch.labels.ndim == 3 else None
         found = certified_pixels(logits, inverse, label_size)
+        of_features = proof.reach == FEATURES
+        norms = feature_norms(run.model, batch.images).tolist() if of_features else [None] * len(batch)
         images: list[dict[str, ImageCertificate]] = [{} for _ in batch.positions]
         for number, (norm, eps) in enumerate(radii.items()):
             logits_size = tuple(logits.shape[2:]) or None
@@ -87,6 +91,7 @@ def certify(run: Run, proof: Proof, radii: dict[str, list[float]], num_pictures:
                     _flipped(run, found.classes[row], found.distances[row], batch.labels[row], constants, eps),
                     constants,
                     CertifiedPicture.of(batch, row, found.classes[row], pixel_radii[row]) if shown else None,
+                    norms[row],
                 )
         return images
 
@@ -154,8 +159,13 @@ def _summed(images: Sequence[ImageCertificate], eps: Sequence[float], run: Run) 
         "rows": rows,
         "curve": [[radius, count / total] for radius, count in zip(curve_radii(eps), curve, strict=True)],
         "constants": _constants(images),
+        "median_feature_norm": _median([image.feature_norm for image in images if image.feature_norm is not None]),
         "pictures": [image.picture for image in images if image.picture is not None],
     }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def _row(images: Sequence[ImageCertificate], tables: np.ndarray, number: int, radius: float, run: Run) -> dict:

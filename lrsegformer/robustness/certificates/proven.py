@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.certification.head import FLOAT64_MARGIN, HeadParts
 from lrsegformer.certification.margins import inverse_distances
 from lrsegformer.kernels.bilinear import interpolation_matrix
@@ -117,6 +118,16 @@ def _head_constants(parts: HeadParts) -> Callable[..., PathConstants]:
         return PathConstants(bound, torch.inf, {"features_to_relu": bound})
 
     return constants
+
+
+@torch.no_grad()
+def feature_norms(model: PixelModel, images: Tensor) -> Tensor:
+    """Of each image `(batch,)` the norm of its features in which certificates in feature space speak, as it is."""
+    features = model.model(pixel_values=model.normalise(images), output_hidden_states=True).hidden_states
+    if model.task == "classification":
+        return torch.linalg.vector_norm(features[-1].flatten(2).mean(dim=2), dim=1)
+    largest = [torch.linalg.vector_norm(stage, dim=1).flatten(1).amax(dim=1) for stage in features]
+    return torch.stack(largest).square().sum(dim=0).sqrt()
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from lrsegformer.certification.smoothing import Smoothing
 from lrsegformer.errors import InputError
+from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.extras import require
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, attack_conditions
 from lrsegformer.robustness.bench.bench import (
@@ -30,6 +31,7 @@ from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.robustness.certificates.files import REPORT_KIND, ModelResult, write_certificates
 from lrsegformer.robustness.certificates.measuring import certify, smooth
 from lrsegformer.robustness.certificates.proven import NETWORK, proof_of
+from lrsegformer.robustness.certificates.resizing import resizings_of
 from lrsegformer.robustness.certificates.rows import proven_rows, smoothed_rows, uncertified_rows
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.report.rows import result_rows
@@ -41,8 +43,8 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
     """
     Certify all models and write the report.
 
-    Processes that `accelerate launch` starts share the images and give the results of one. Attacks that an earlier run
-    into the same folder has finished are taken from it.
+    Processes that `accelerate launch` starts share the images and give the results of one. Attacks and smoothing that
+    an earlier run into the same folder has finished are taken from it.
 
     Args:
         arguments ([`CertificateArguments`]): models, radii, norms, attacks and smoothing.
@@ -72,13 +74,15 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
     versions = package_versions(packages)
     results: list[ModelResult] = []
     for checkpoint in checkpoints:
-        model = prepare_model(checkpoint, prepared.processors[checkpoint.label])
+        processor = prepared.processors[checkpoint.label]
+        model = prepare_model(checkpoint, processor)
         ((_, data),) = prepared.tasks_of(checkpoint)
-        cells = [
-            score_cell(model, condition, data, options, versions, finished, file)[0]
-            for condition, options in _conditions(arguments)
-        ]
-        results.append(_certify_model(model, data, arguments, smoothing, cells))
+
+        def cell_of(condition: Condition, options: Any, measured_by: Any = None, model=model, data=data) -> dict:
+            return score_cell(model, condition, data, options, versions, finished, file, measured_by)[0]
+
+        resizings = resizings_of(data, processor, data_arguments.score_at)
+        results.append(_certify_model(model, data, arguments, smoothing, cell_of)._replace(resizings=resizings))
     report = None
     if state.is_main_process:
         report = write_certificates(results, _context(prepared, arguments, smoothing, versions), arguments, prepared)
@@ -115,9 +119,10 @@ def _certify_model(
     data: ScoredData,
     arguments: CertificateArguments,
     smoothing: Smoothing | None,
-    cells: Sequence[dict[str, Any]],
+    cell_of: Callable[..., dict[str, Any]],
 ) -> ModelResult:
     run = Run(model.model, data, arguments.seed, arguments.batch_size)
+    cells = [cell_of(condition, options) for condition, options in _conditions(arguments)]
     proof, note = proof_of(model.model.model)
     attacked = {norm: result_rows(cells, run.model.task, arguments.bench_radii_of(norm)) for norm in arguments.norms}
     rows, found, seconds = [], {}, {}
@@ -133,12 +138,27 @@ def _certify_model(
         for norm in arguments.norms:
             rows += uncertified_rows(model.label, clean, norm, arguments.radii_of(norm), attacked[norm])
     if smoothing is not None:
-        start = time.monotonic()
-        found["smoothing"] = smooth(run, smoothing, arguments.radii_of("l2"), arguments.pictures)
-        seconds["smoothing"] = time.monotonic() - start
+        found["smoothing"], seconds["smoothing"] = _smooth(smoothing, arguments, cell_of)
         rows += smoothed_rows(model.label, found["smoothing"], smoothing.alpha)
     logger.info(f"{model.label}: {note}")
     return ModelResult(model, note, None if proof is None else proof.reach, rows, found, seconds)
+
+
+def _smooth(
+    smoothing: Smoothing, arguments: CertificateArguments, cell_of: Callable[..., dict[str, Any]]
+) -> tuple[dict[str, Any], float]:
+    """What smoothing found and its seconds; what an earlier run has finished comes without pictures."""
+    radii, pictures = arguments.radii_of("l2"), []
+
+    def measured_by(run: Run, condition: Condition) -> tuple[dict[str, Any], list]:
+        found = smooth(run, smoothing, radii, arguments.pictures)
+        pictures.extend(found.pop("pictures"))
+        return {"measured": without_nan(found), "warnings": []}, []
+
+    # All that the numbers hang on besides seed and images, which the bench adds.
+    name = json.dumps({**vars(smoothing), "radii": radii}, sort_keys=True)
+    cell = cell_of(Condition("smoothing", name, norm="l2"), arguments.bench_arguments(), measured_by)
+    return {**cell["measured"], "pictures": pictures}, cell["seconds"]
 
 
 def _context(

@@ -39,12 +39,14 @@ def certificates_text(report: Mapping[str, Any]) -> str:
     if in_pixels:
         parts += ["## Perturbations of the pixels", _table(in_pixels, report["task"]), _caption(report, in_pixels)]
     if in_features:
-        parts += ["## Perturbations of the features", _table(in_features, report["task"]), _feature_caption()]
+        parts += ["## Perturbations of the features", _table(in_features, report["task"])]
+        parts.append(_feature_caption(report["models"]))
     parts += ["## What is certified", "\n".join(_notes(report))]
     bounds = _bounds_table(report["models"])
     if bounds:
         parts += ["## Proven constants", bounds]
-    parts += ["## Inputs and cost", _inputs_table(report["models"]), _pictures(report["models"])]
+    parts += ["## Inputs and cost", _inputs_table(report["models"]), _resizings(report["models"])]
+    parts.append(_pictures(report["models"]))
     parts.append("Versions: " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()) + ".")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -115,10 +117,16 @@ def _caption(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> st
     return " ".join(lines)
 
 
-def _feature_caption() -> str:
+def _feature_caption(models: Mapping[str, Mapping[str, Any]]) -> str:
+    norms = [
+        f"{plain(model)} {found['median_feature_norm']:.4g}"
+        for model, found in models.items()
+        if found["median_feature_norm"] is not None
+    ]
     return (
         "These radii are of the features, not of the image, and say nothing about perturbed pixels: the encoder "
-        "before them has no proven constant."
+        "before them has no proven constant. For scale, the median over images of the features' own norm: "
+        f"{', '.join(norms)}."
     )
 
 
@@ -146,6 +154,25 @@ def _inputs_table(models: Mapping[str, Mapping[str, Any]]) -> str:
         for model, found in models.items()
     ]
     return table(["model", "input", "seconds of inference and certificates", "seconds of smoothing"], lines)
+
+
+def _resizings(models: Mapping[str, Mapping[str, Any]]) -> str | None:
+    lines = [
+        [plain(model), _size(one["size"]), _size(one["new_size"]), round_up(one["l2"]), round_up(one["per_pixel"])]
+        for model, found in models.items()
+        for one in found["resizings"]
+    ]
+    if not lines:
+        return None
+    text = table(["model", "image", "resized to", "constant in l2", "constant in per_pixel_l2"], lines)
+    return text + (
+        "\n\nA radius of the image before resizing is the radius in the tables over the resizing's constant, as far "
+        "as resizing is a map of real numbers: what it rounds to 255 levels is not covered."
+    )
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def _pictures(models: Mapping[str, Mapping[str, Any]]) -> str:
