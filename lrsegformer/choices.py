@@ -16,15 +16,17 @@ SMOOTHING_CORRECTIONS = ("holm", "bonferroni")
 
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"
-SCOPES = ("head", "projections", "network")
+SCOPES = ("head", "projections", "network", "certified")
 # As what a file of a scope can be read, too: the layers that are added start from the plain weights that it has.
 WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
 # Whose Jacobian a strategy may penalise.
 JACOBIANS = ("head", "network")
+# Kinds of attention under scope certified; the classes are those of models/encoder/attention.py.
+CERTIFIED_ATTENTIONS = ("energy", "softmax")
 PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")
 
 # Sizes of Mix Transformers, for training from scratch: Xie et al. 2021, "SegFormer" (arXiv 2105.15203), table 6;
-# `tiny` is ours, for the quickstart and tests.
+# `tiny` is ours, for the quickstart and tests, and `small`, for certified networks on CPUs.
 _HIDDEN = (64, 128, 320, 512)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -35,6 +37,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "drop_path_rate": 0.0,
         "initializer_range": 0.1,
     },
+    "small": {
+        "depths": (2, 2, 2, 2),
+        "hidden_sizes": (32, 64, 160, 256),
+        "mlp_ratios": (2, 2, 2, 2),
+        "decoder_hidden_size": 128,
+        "drop_path_rate": 0.0,
+    },
     "b0": {"depths": (2, 2, 2, 2), "hidden_sizes": (32, 64, 160, 256), "decoder_hidden_size": 256},
     "b1": {"depths": (2, 2, 2, 2), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 256},
     "b2": {"depths": (3, 4, 6, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
@@ -42,6 +51,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "b4": {"depths": (3, 8, 27, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
     "b5": {"depths": (3, 6, 40, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
 }
+
+# The defaults under scope certified, for either task: such a network starts from scratch, or nearly so, and its
+# orthonormal matrices do not decay.
+CERTIFIED_RECIPE: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "head_learning_rate_multiplier": 1.0,
+    "weight_decay": 0.0,
+    "warmup_steps": 0.05,
+    "max_grad_norm": 0.0,
+}
+CERTIFIED_RADIUS = 51.0
 
 # The defaults of a task where they differ from those of `TrainingDefaults`; reasons in docs/recipes.md.
 RECIPES: dict[Task, dict[str, Any]] = {

@@ -38,7 +38,7 @@ def test_parameter_counts_of_the_paper(name, strategy):
 
 
 def test_every_architecture_is_listed_and_the_tiny_one_is_tiny():
-    assert set(ARCHITECTURES) == {"tiny", *MILLIONS}
+    assert set(ARCHITECTURES) == {"tiny", "small", *MILLIONS}
     model = build_model("segmentation", "tiny", num_labels=11, lipschitz_strategy="orthogonal")
     assert count(model) < 1_000_000
     assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 11, 16, 16)

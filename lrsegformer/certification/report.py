@@ -50,7 +50,7 @@ def build_report(
         "strategy": strategy,
         "scope": scope if layers else None,
         "dtype": str(dtype).removeprefix("torch."),
-        "layers": [_layer_row(part, dtype) for part in layers],
+        "layers": [layer_row(part, dtype) for part in layers],
         "head": _head_report(strategy, head),
     }
     if layers and scope == "network":
@@ -58,7 +58,8 @@ def build_report(
     return report
 
 
-def _layer_row(part: Constrained, dtype: torch.dtype) -> dict[str, Any]:
+def layer_row(part: Constrained, dtype: torch.dtype) -> dict[str, Any]:
+    """The row of one layer."""
     layer = part.layer
     weight = layer.effective_weight(part.row_scale).to(dtype)
     finite = bool(torch.isfinite(weight).all())

@@ -44,7 +44,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     if report["layers"]:
         parts.append(_layer_table(report["layers"]))
     lines = [*head_lines(report["head"]), *network_lines(report)]
-    parts += [_norm_table(report["head"]["norms"]), "\n".join(_wrapped(lines))]
+    parts += [_norm_table(report["head"]["norms"])] if report["head"]["norms"] else []
+    parts.append("\n".join(_wrapped(lines)))
     return "\n\n".join(parts)
 
 
@@ -59,9 +60,21 @@ def head_lines(head: Mapping[str, Any]) -> list[str]:
 
 
 def network_lines(report: Mapping[str, Any]) -> list[str]:
-    """That the network as a whole has no bound, where the report says so."""
+    """The bound of the network as a whole, or that there is none, where the report has a word on it."""
     network = report.get("network")
-    return [] if network is None else [f"Bound of the network: none. {network['note']}"]
+    if network is None:
+        return []
+    if network["bound"] is None:
+        return [f"Bound of the network: none. {network['note']}"]
+    height, width = network["image_size"]
+    per_pixel, features = (
+        round_up(value) for value in (network["norms"]["per_pixel_l2"], network["bound_of_features"])
+    )
+    return [
+        f"Bound of the network ({network['norm']}, {width}x{height} pixels): {round_up(network['bound'])}, "
+        f"guaranteed; from the largest change of a pixel {per_pixel}; to the features before the classifier's rows "
+        f"{features}. {network['note']}"
+    ]
 
 
 def round_up(value: float | None, digits: int = 5) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lrsegformer.choices import RECIPES
+from lrsegformer.choices import CERTIFIED_RECIPE, RECIPES
 from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.cli.parser import OneLineParser, Parsed
 from lrsegformer.data.arguments import DataArguments
@@ -98,6 +98,9 @@ def parse_arguments(task: str, argv: Sequence[str], **defaults: Any) -> tuple[Mo
         parser.parse_args(["--help"])
     parsed = parser.parse_with_config(argv)
     _settle_exclusive_options(parsed)
+    if parsed.values["scope"] == "certified":
+        given = parsed.in_file | parsed.on_line | set(defaults)
+        parsed.values.update({name: value for name, value in CERTIFIED_RECIPE.items() if name not in given})
     try:
         return parser.build(parsed.values)
     except InputError:

@@ -135,6 +135,22 @@ class DataArguments:
     )
     scale_min: float = field(default=0.5, metadata={"help": "Smallest random scale of a segmentation image."})
     scale_max: float = field(default=2.0, metadata={"help": "Largest random scale of a segmentation image."})
+    whole_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Segmentation: train on whole images instead of crops, at the sizes that --eval_size and the "
+            "random scale give; images of one batch have to come out at one size.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+    colour_distortion: float = field(
+        default=1.0,
+        metadata={
+            "help": "Segmentation: share of the training images that are distorted in brightness, contrast, "
+            "saturation and hue; 0 for none."
+        },
+    )
     crop_area_min: float | None = field(
         default=None,
         metadata={
@@ -177,6 +193,8 @@ class DataArguments:
                 f"--scale_min {self.scale_min} and --scale_max {self.scale_max} are no range; "
                 "give 0 < scale_min <= scale_max"
             )
+        if not 0 <= self.colour_distortion <= 1:
+            raise InputError(f"--colour_distortion is {self.colour_distortion}; give a share from 0 to 1")
         if self.crop_area_min is not None and not 0 < self.crop_area_min <= 1:
             raise InputError(f"--crop_area_min is {self.crop_area_min}; give a share above 0 and at most 1")
         if self.score_at not in ("original", "resized"):

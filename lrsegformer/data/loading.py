@@ -169,6 +169,8 @@ def _segmentation_transform(
         base_size=eval_size,
         flip_probability=_flip_probability(arguments),
         ignore_index=source.label_space.ignore_index,
+        whole_images=arguments.whole_images,
+        colour_distortion=arguments.colour_distortion,
     )
 
 

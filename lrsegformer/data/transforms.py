@@ -40,6 +40,8 @@ class SegmentationTrainTransform:
         base_size (`int`, *optional*): short side at scale 1. Default: `image_size`.
         flip_probability (`float`, defaults to 0.5): 0 where left and right matter.
         ignore_index (`int`, defaults to 255): label of pixels that never count.
+        whole_images (`bool`, defaults to `False`): no crop and no padding; `image_size` is then not looked at.
+        colour_distortion (`float`, defaults to 1.0): share of the images that get the photometric distortion.
     """
 
     def __init__(
@@ -51,8 +53,12 @@ class SegmentationTrainTransform:
         base_size: int | None = None,
         flip_probability: float = 0.5,
         ignore_index: int = 255,
+        whole_images: bool = False,
+        colour_distortion: float = 1.0,
     ):
         self.image_size = image_size
+        self.whole_images = whole_images
+        self.colour_distortion = colour_distortion
         self.normalise = Normalise(mean, std)
         self.scale_range = scale_range
         self.base_size = base_size or image_size
@@ -61,11 +67,12 @@ class SegmentationTrainTransform:
 
     def __call__(self, image: Image.Image, target: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         width, height = fitted_size(image.size, self.base_size * rng.uniform(*self.scale_range))
-        crop_width, crop_height = min(width, self.image_size), min(height, self.image_size)
+        longest = max(width, height) if self.whole_images else self.image_size
+        crop_width, crop_height = min(width, longest), min(height, longest)
         for _ in range(1 + _CROP_TRIES):
             left, top = rng.integers(width - crop_width + 1), rng.integers(height - crop_height + 1)
             labels = nearest_crop(target, (width, height), (left, top, crop_width, crop_height))
-            if self._is_varied(labels):
+            if self.whole_images or self._is_varied(labels):
                 break
         # Only the crop is resampled: the box is the crop's outline in the coordinates of the original image.
         across, down = image.width / width, image.height / height
@@ -73,7 +80,11 @@ class SegmentationTrainTransform:
         image = image.resize((crop_width, crop_height), _BILINEAR, box=box)
         if rng.random() < self.flip_probability:
             image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1]
-        return self._padded(photometric_distortion(colour_planes(image), rng), labels)
+        planes = colour_planes(image)
+        # At a share of 1 no number is drawn.
+        if self.colour_distortion == 1 or rng.random() < self.colour_distortion:
+            planes = photometric_distortion(planes, rng)
+        return self._padded(planes, labels)
 
     def _is_varied(self, labels: np.ndarray) -> bool:
         valid = labels if labels.dtype == np.uint8 else labels[labels != self.ignore_index]
@@ -85,7 +96,7 @@ class SegmentationTrainTransform:
 
     def _padded(self, planes: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
         height, width = labels.shape
-        if (height, width) == (self.image_size, self.image_size):
+        if self.whole_images or (height, width) == (self.image_size, self.image_size):
             pixels, labels = self.normalise.planes(planes), np.ascontiguousarray(labels)
         else:
             # 0 is the mean colour after normalising.

@@ -17,6 +17,7 @@ def upsampled_cross_entropy(
     total_weight: torch.Tensor,
     class_weights: torch.Tensor | None,
     label_smoothing: float,
+    margins: torch.Tensor | None,
     with_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
@@ -35,6 +36,9 @@ def upsampled_cross_entropy(
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): weights of the classes, in the dtype of
             the logits.
         label_smoothing (`float`): share of the target that is spread over all classes.
+        margins (`torch.Tensor` of shape `(num_labels, num_labels)`, *optional*):
+            Not negative, in the dtype of the logits: row y is added to the logits of pixels with label y, so that the
+            label has to lead each class by that much. A constant to the gradient. Not with a single label.
         with_gradient (`bool`): without it the second result is empty.
 
     Returns:
@@ -53,8 +57,10 @@ def upsampled_cross_entropy(
     with full_precision_products():
         for image in range(batch):
             gradient = gradients[image] if with_gradient else None
-            middle = _middle(logits[image]) if softmax else None
+            middle = _middle(logits[image], margins) if softmax else None
             for rows, upsampled in upsampling.bands_of(logits[image], gradient, middle):
+                if margins is not None:
+                    upsampled += _margins_at(margins, labels[image, rows], valid[image, rows])
                 if softmax and middle is None:
                     upsampled.sub_(upsampled.amax(dim=1, keepdim=True))
                 total += band_loss(upsampled, labels[image, rows], valid[image, rows], class_weights, label_smoothing)
@@ -62,7 +68,7 @@ def upsampled_cross_entropy(
 
 
 @upsampled_cross_entropy.register_fake
-def _(logits, labels, valid, total_weight, class_weights, label_smoothing, with_gradient):
+def _(logits, labels, valid, total_weight, class_weights, label_smoothing, margins, with_gradient):
     like = logits if with_gradient else logits[:0]
     return logits.new_empty(()), torch.empty_like(like, memory_format=torch.contiguous_format)
 
@@ -90,17 +96,22 @@ def _keep_gradient(ctx, inputs, output) -> None:
 def _scaled_gradient(ctx, loss_gradient, _):
     gradient, logits = ctx.saved_tensors
     if loss_gradient is None:
-        return (None,) * 7
+        return (None,) * 8
     scaled = gradient * loss_gradient
     if torch.is_grad_enabled():
         scaled = _DifferentiableOnce.apply(scaled, logits)
-    return scaled, *(None,) * 6
+    return scaled, *(None,) * 7
 
 
 upsampled_cross_entropy.register_autograd(_scaled_gradient, setup_context=_keep_gradient)
 
 
-def _middle(logits: torch.Tensor) -> torch.Tensor | None:
+def _margins_at(margins: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The row of each label, `(rows, num_labels, columns)`; that of label 0 where none counts."""
+    return margins[torch.where(valid, labels.long(), 0)].transpose(1, 2)
+
+
+def _middle(logits: torch.Tensor, margins: torch.Tensor | None) -> torch.Tensor | None:
     """
     The middle of an image's logits where it may be subtracted in place of each pixel's largest one, else `None`.
 
@@ -110,6 +121,8 @@ def _middle(logits: torch.Tensor) -> torch.Tensor | None:
     if logits.device.type != "cpu":
         return None  # Asking would wait for the device.
     lowest, highest = logits.aminmax()
+    if margins is not None:
+        highest = highest + margins.max()
     return (lowest + highest) / 2 if highest - lowest <= SAFE_SPREAD else None
 
 

@@ -31,6 +31,7 @@ def segmentation_loss(
     ignore_index: int = 255,
     class_weights: Sequence[float] | torch.Tensor | None = None,
     label_smoothing: float = 0.0,
+    margins: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Mean cross entropy over the valid pixels, the logits brought to the size of the labels by bilinear upsampling.
@@ -49,6 +50,9 @@ def segmentation_loss(
             The mean is then weighted by the weight of each pixel's class, as in `F.cross_entropy`.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of each target that is spread evenly over the classes; ignored pixels stay ignored.
+        margins (`torch.Tensor` of shape `(num_labels, num_labels)`, *optional*):
+            By how much the label of a row has to lead each class: added to the logits of that row's pixels, after
+            upsampling. Not negative; a constant to the gradient.
 
     Returns:
         `torch.Tensor`: a scalar of at least float32, differentiable once. 0, with zero gradients, where no pixel is
@@ -61,10 +65,12 @@ def segmentation_loss(
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if class_weights is not None:
         class_weights = torch.as_tensor(class_weights, dtype=logits.dtype, device=logits.device)
+    if margins is not None:
+        margins = margins.to(logits.dtype)
     valid = valid_pixels(labels, ignore_index)
     with_gradient = torch.is_grad_enabled() and logits.requires_grad
     divisor = total_weight(labels, valid, class_weights)
     loss, _ = upsampled_cross_entropy(
-        logits, labels, valid, divisor, class_weights, float(label_smoothing), with_gradient
+        logits, labels, valid, divisor, class_weights, float(label_smoothing), margins, with_gradient
     )
     return loss

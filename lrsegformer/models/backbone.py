@@ -9,6 +9,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
+from lrsegformer.models.encoder.certified import certified_stages
 from lrsegformer.models.encoder.constrained import constrain_encoder, refuse_adapters_in
 
 
@@ -23,12 +24,20 @@ class LRSegformerModel(ConstrainedLayersMixin, SegformerModel):
     ([`~lrsegformer.models.encoder.constrained.constrain_encoder`]).
 
     Args:
-        config ([`LRSegformerConfig`]): the architecture, the strategy, and its scope.
+        config ([`LRSegformerConfig`]): the architecture, the strategy, and its scope. Under scope `"certified"` the
+            stages are those of [`~lrsegformer.models.encoder.certified.CertifiedStage`].
     """
 
     _can_record_outputs = {"attentions": SegformerAttention}
 
     def __init__(self, config: LRSegformerConfig):
+        if config.is_certified:
+            # Past the parent, which would make stock stages first.
+            super(SegformerModel, self).__init__(config)
+            self.stages = certified_stages(config)
+            self._keep_in_fp32_modules_strict = ["stages"]
+            self.post_init()
+            return
         super().__init__(config)
         if config.constrains_encoder:
             self._keep_in_fp32_modules_strict = constrain_encoder(self, config)

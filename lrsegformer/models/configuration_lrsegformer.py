@@ -1,15 +1,24 @@
 """Configuration of the LRSegformer models."""
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import SegformerConfig
 
-from lrsegformer.choices import PENALTY_REDUCTIONS, SCOPES, WIDER_SCOPES
+from lrsegformer.choices import CERTIFIED_ATTENTIONS, PENALTY_REDUCTIONS, SCOPES, WIDER_SCOPES
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
 
-OPTIONS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options")
+CERTIFIED_OPTIONS = (
+    "certified_attention",
+    "certified_position_grid",
+    "certified_temperature",
+    "certified_training_radius",
+    "certified_image_std",
+)
+OPTIONS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options", *CERTIFIED_OPTIONS)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 LOSS_OPTIONS = ("semantic_loss_class_weights", "semantic_loss_label_smoothing")
 
 
@@ -35,6 +44,19 @@ class LRSegformerConfig(SegformerConfig):
         lipschitz_options (`dict`, *optional*):
             Options of the strategy, such as `{"norm": "l1"}` for stable_softplus or `{"constant": 2.0}` for
             orthogonal.
+        certified_attention (`str`, *optional*, defaults to `"energy"`):
+            Under scope `"certified"`: `"energy"`, a step down an energy of distances between tokens, or `"softmax"`,
+            dot-product attention among clipped tokens.
+        certified_position_grid (`list[int]`, *optional*):
+            Rows and columns of a grid of learned vectors that are laid over the image, whatever its size, and added to
+            the fused features: for images of one kind of scene, trained whole. `None` for none.
+        certified_temperature (`float`, *optional*, defaults to 0.1):
+            The rows of the last map have the length 1 over it.
+        certified_training_radius (`float`, *optional*, defaults to 0.0):
+            The l2 radius, of pixels on a scale of 0 to 1, for which the training loss asks a certificate.
+        certified_image_std (`list[float]`, *optional*):
+            What the processor divides the channels by, which the network undoes. By default ImageNet's deviations for
+            three channels and 1 for others.
         semantic_loss_class_weights (list of numbers, *optional*):
             Weight of each class in the mean of the loss, of either task, as in `torch.nn.functional.cross_entropy`.
         semantic_loss_label_smoothing (`float`, *optional*, defaults to 0.0):
@@ -63,6 +85,11 @@ class LRSegformerConfig(SegformerConfig):
     lipschitz_scope: str = "head"
     penalty_reduction: str = "geometric_mean"
     lipschitz_options: dict[str, Any] | None = None
+    certified_attention: str = "energy"
+    certified_position_grid: list[int] | tuple[int, ...] | None = None
+    certified_temperature: float = 0.1
+    certified_training_radius: float = 0.0
+    certified_image_std: list[float] | tuple[float, ...] | None = None
     semantic_loss_class_weights: list[float | int] | None = None
     semantic_loss_label_smoothing: float = 0.0
 
@@ -72,6 +99,8 @@ class LRSegformerConfig(SegformerConfig):
             _check_choice("lipschitz_strategy", self.lipschitz_strategy, tuple(STRATEGIES))
         _check_choice("lipschitz_scope", self.lipschitz_scope, SCOPES)
         _check_choice("penalty_reduction", self.penalty_reduction, PENALTY_REDUCTIONS)
+        _check_choice("certified_attention", self.certified_attention, CERTIFIED_ATTENTIONS)
+        self._check_certified_numbers()
         weights = self.semantic_loss_class_weights
         if weights is not None and (len(weights) != self.num_labels or not all(weight >= 0 for weight in weights)):
             raise InputError(
@@ -92,6 +121,30 @@ class LRSegformerConfig(SegformerConfig):
     def constrains_encoder(self) -> bool:
         """Whether every linear map and convolution of the stock encoder is constrained."""
         return self.lipschitz_strategy is not None and self.lipschitz_scope == "network"
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether the network is the one whose constant from the pixels to the logits is proven."""
+        return self.lipschitz_strategy is not None and self.lipschitz_scope == "certified"
+
+    def pixel_std(self) -> tuple[float, ...]:
+        """What the processor divides each channel by."""
+        if self.certified_image_std is not None:
+            return tuple(self.certified_image_std)
+        return IMAGENET_STD if self.num_channels == len(IMAGENET_STD) else (1.0,) * self.num_channels
+
+    def _check_certified_numbers(self) -> None:
+        if not self.certified_temperature > 0:
+            raise InputError(f"certified_temperature is {self.certified_temperature}: give a number above 0.")
+        if not 0 <= self.certified_training_radius < math.inf:
+            raise InputError(f"certified_training_radius is {self.certified_training_radius}: give 0 or more.")
+        grid = self.certified_position_grid
+        if grid is not None and (len(grid) != 2 or min(grid) < 1):
+            raise InputError(f"certified_position_grid is {grid}: give rows and columns, such as [12, 16], or None.")
+        if len(self.pixel_std()) != self.num_channels or min(self.pixel_std()) <= 0:
+            raise InputError(
+                f"certified_image_std is {self.certified_image_std}: give {self.num_channels} numbers above 0."
+            )
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,10 +1,13 @@
 """What every model with constrained layers shares: which they are, how they start, and its precision."""
 
+import math
+
 import torch
 from transformers import initialization as init
 
 from lrsegformer._compat import active_modules, is_adapted
 from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.models.certified.start import initialise
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import refuse_adapter
 from lrsegformer.models.encoder.constrained import computing_dtype, refuse_adapters_in
@@ -46,7 +49,8 @@ class ConstrainedLayersMixin:
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Initialise the tensors of `module` that were not loaded; `c`, if it was not, from the weight that was."""
         if not isinstance(module, LipschitzConstraint):
-            super()._init_weights(module)
+            if not initialise(module):
+                super()._init_weights(module)
             return
         init.normal_(module.weight, mean=0.0, std=self._initial_std(module))
         if module.bias is not None:
@@ -56,7 +60,8 @@ class ConstrainedLayersMixin:
             module.start_from_weight(self.row_scale_of(module))
 
     def _initial_std(self, module: LipschitzConstraint) -> float:
-        return self.config.initializer_range
+        # A certified network has no normalisation to bring the signal to scale.
+        return 1 / math.sqrt(module.weight.shape[1]) if self.config.is_certified else self.config.initializer_range
 
 
 def _was_loaded(module: torch.nn.Module, name: str) -> bool:

@@ -10,6 +10,7 @@ from lrsegformer.certification.head import HeadParts, head_bound
 from lrsegformer.certification.parts import Constrained
 from lrsegformer.certification.report import build_report
 from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.models.certified.network import CertifiedNetworkMixin
 from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
 from lrsegformer.models.encoder.attention_estimate import attention_estimate
 from lrsegformer.models.encoder.constrained import encoder_layers, encoder_penalty_factors
@@ -18,7 +19,7 @@ from lrsegformer.models.jacobian import jacobian_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
 
 
-class LipschitzHeadMixin(ConstrainedLayersMixin):
+class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
     """Penalty and report of the constrained layers, for either model."""
 
     # The forward pass normalises the loss over its own batch; the Trainer rescales it to the whole one.
@@ -55,7 +56,7 @@ class LipschitzHeadMixin(ConstrainedLayersMixin):
         if not (self.training and torch.is_grad_enabled()):
             return None
         seeds = sample_seeds(pixel_values)
-        if penalized == "network":
+        if penalized == "network" or self.is_certified():
             return jacobian_penalty(self._eval_mode_logits, pixel_values, seeds)
         return head_jacobian_penalty(seeds, *head_inputs)
 
@@ -69,7 +70,9 @@ class LipschitzHeadMixin(ConstrainedLayersMixin):
             return self(pixel_values=pixel_values).logits
 
     @torch.no_grad()
-    def lipschitz_report(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    def lipschitz_report(
+        self, dtype: torch.dtype | None = None, image_size: tuple[int, int] = (512, 512)
+    ) -> dict[str, Any]:
         """
         What is bounded, in which norm, by how much, and whether that is guaranteed; of eval mode.
 
@@ -81,6 +84,8 @@ class LipschitzHeadMixin(ConstrainedLayersMixin):
             dtype (`torch.dtype`, *optional*):
                 The precision in which the head computes; matrices are cast to it before their norms are taken. By
                 default autocast's, where autocast is on, and otherwise that of the encoder.
+            image_size (`tuple[int, int]`, *optional*, defaults to `(512, 512)`):
+                Height and width of the image that a certified network's constants are of.
 
         Returns:
             `dict` of plain Python values with
@@ -97,7 +102,11 @@ class LipschitzHeadMixin(ConstrainedLayersMixin):
               `per_pixel_l2`, `linf`, `per_pixel_l1` and `l2` (over images whose sides are multiples of 32); in
               classification `l2`, `linf` and `l1`.
             - `network`, under scope `"network"`: `bound` (`None`: there is none from the pixels on), `guaranteed`
-              (False) and `note`. For the attention there is an estimate, [`attention_estimate`].
+              (False) and `note`. For the attention there is an estimate, [`attention_estimate`];
+            - `network`, under scope `"certified"`: `bound`, from the l2 norm of an image on a scale of 0 to 1 to the
+              largest over pixels of the l2 norm of the logits, `bound_of_features` (before the classifier's rows,
+              whose distances certificates use instead), and `norms` with `l2_to_per_pixel_l2` (the bound),
+              `per_pixel_l2` (from the largest change of a pixel) and `l2` (to all logits before upsampling).
 
         Raises:
             [`~lrsegformer.errors.InputError`]: for a `dtype` that is not a floating-point one.
@@ -106,6 +115,8 @@ class LipschitzHeadMixin(ConstrainedLayersMixin):
         strategy, scope = self.config.lipschitz_strategy, self.config.lipschitz_scope
         layers = self.constrained_layers().items()
         constrained = [Constrained(name, layer, self.row_scale_of(layer)) for name, layer in layers]
+        if self.is_certified():
+            return self.certified_report(dtype, constrained, image_size)
         return build_report(strategy, scope, dtype, constrained, self.head_parts(dtype))
 
     def attention_estimate(self, pixel_values: torch.Tensor) -> dict[str, Any]:
@@ -128,6 +139,8 @@ class LipschitzHeadMixin(ConstrainedLayersMixin):
     @torch.no_grad()
     def head_bound(self, dtype: torch.dtype | None = None) -> float | None:
         """What [`lipschitz_report`] says of `["head"]["bound"]`, without the rest of the report."""
+        if self.is_certified():
+            return self.certified_head_bound()
         return head_bound(self.head_parts(self._head_dtype() if dtype is None else dtype))
 
     def head_parts(self, dtype: torch.dtype) -> HeadParts:

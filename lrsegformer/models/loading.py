@@ -9,6 +9,7 @@ from transformers.utils import logging
 from lrsegformer.choices import ARCHITECTURES
 from lrsegformer.errors import InputError
 from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
+from lrsegformer.models.certified.carry_over import carry_over
 
 logger = logging.get_logger(__name__)
 
@@ -30,6 +31,14 @@ def parse_options(text: str | None) -> dict[str, Any] | None:
     if not isinstance(options, dict):
         raise InputError(f'--lipschitz_options {text} is not a JSON object: write it like \'{{"norm": "l1"}}\'.')
     return options
+
+
+def parse_grid(text: str) -> list[int]:
+    """Rows and columns from `"12,16"`."""
+    words = text.split(",")
+    if len(words) != 2 or not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise InputError(f"--position_grid {text!r}: give rows and columns, such as 12,16.")
+    return [int(word) for word in words]
 
 
 def build_model(task: str, architecture: str, **config_options: Any) -> LipschitzModel:
@@ -55,6 +64,9 @@ def load_model(task: str, name_or_path: str, revision: str | None = None, **conf
         [`~lrsegformer.errors.InputError`]: where it cannot be reached, is gated, or is not a SegFormer.
     """
 
+    if config_options.get("lipschitz_scope") == "certified" and not _is_certified(name_or_path, revision):
+        return _certified_from_stock(task, name_or_path, revision, config_options)
+
     def load() -> tuple[LipschitzModel, dict[str, Any]]:
         return MODEL_CLASSES[task].from_pretrained(
             name_or_path,
@@ -77,6 +89,32 @@ def load_model(task: str, name_or_path: str, revision: str | None = None, **conf
         )
     fresh = sorted({*info["missing_keys"], *mismatched})
     logger.info(f"From {name_or_path}; initialised anew: {', '.join(fresh) if fresh else 'nothing'}.")
+    return model
+
+
+def _is_certified(name_or_path: str, revision: str | None) -> bool:
+    saved = _guarded(
+        lambda: LRSegformerConfig.from_pretrained(name_or_path, revision=revision or "main"), name_or_path
+    )
+    return saved.lipschitz_strategy is not None and saved.lipschitz_scope == "certified"
+
+
+def _certified_from_stock(
+    task: str, name_or_path: str, revision: str | None, config_options: dict[str, Any]
+) -> LipschitzModel:
+    """A certified model whose encoder starts from that of a checkpoint without a constraint."""
+    ours = {name: config_options[name] for name in config_options if name.startswith(("lipschitz_", "certified_"))}
+    others = {name: value for name, value in config_options.items() if name not in ours and name != "strides"}
+    stock = load_model(task, name_or_path, revision, **others)
+    if stock.config.lipschitz_strategy is not None:
+        raise InputError(
+            f"The checkpoint {name_or_path} has a constrained head: export it by `model.to_vanilla()` first, or start "
+            "from its backbone."
+        )
+    values = {**stock.config.to_dict(), **ours, "strides": config_options.get("strides", stock.config.strides)}
+    model = _guarded(lambda: MODEL_CLASSES[task](LRSegformerConfig.from_dict(values)))
+    carry_over(model, stock.segformer)
+    logger.info("Taken over into the certified encoder: embeddings, attention's projections, first maps of Mix-FFN.")
     return model
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from transformers import SegformerForImageClassification, SegformerForSemanticSegmentation
 from transformers.backbone_utils import filter_output_hidden_states
-from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.modeling_outputs import BaseModelOutput, SemanticSegmenterOutput
 from transformers.models.segformer.modeling_segformer import SegFormerImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -20,6 +20,8 @@ from lrsegformer.layers.merged_maps import MergedMapsMixin
 from lrsegformer.layers.registry import build_lipschitz_linear
 from lrsegformer.losses import segmentation_loss
 from lrsegformer.models.backbone import LRSegformerModel
+from lrsegformer.models.certified.classifier import EqualRowsClassifier
+from lrsegformer.models.certified.decode_head import CertifiedDecodeHead
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead, plain_matrix, refuse_adapter
 from lrsegformer.models.export import to_vanilla_classification, to_vanilla_segmentation
@@ -73,8 +75,10 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         # Past the parent, which would make an encoder and a head of its own and draw random numbers for them.
         super(SegformerForSemanticSegmentation, self).__init__(config)
         self.segformer = LRSegformerModel(config)
-        self.decode_head = LRSegformerDecodeHead(config)
-        if config.lipschitz_strategy is not None:
+        self.decode_head = (CertifiedDecodeHead if self.is_certified() else LRSegformerDecodeHead)(config)
+        if self.is_certified():
+            self._keep_in_fp32_modules_strict = ["segformer", "decode_head"]
+        elif config.lipschitz_strategy is not None:
             constrained = (
                 "decode_head.linear_projections" if config.lipschitz_scope == "projections" else "decode_head"
             )
@@ -82,11 +86,15 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         self.post_init()
 
     def head_penalty_factors(self) -> list[list[LipschitzConstraint]]:
+        if self.is_certified():
+            return self.all_layers_apart()
         projections, fuse, _, classifier = active_module(self.decode_head).active_layers()
         groups = [projections, [fuse], [classifier]]
         return [[layer for layer in group if isinstance(layer, LipschitzConstraint)] for group in groups]
 
     def row_scale_of(self, layer: LipschitzConstraint) -> torch.Tensor | None:
+        if self.is_certified():
+            return None
         head = active_module(self.decode_head)
         return head.fuse_row_scale() if layer is head.active_layers().fuse else None
 
@@ -119,7 +127,9 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         """
         outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         features = outputs.hidden_states
-        if self.training and self._penalized_jacobian() == "head":
+        if self.is_certified():
+            logits, fused = self.decode_head(features, pixel_values.shape[2:]), None
+        elif self.training and self._penalized_jacobian() == "head":
             logits, fused = self.decode_head(features, return_fused=True)
         else:
             logits, fused = self.decode_head(features), None
@@ -131,6 +141,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
                 self.config.semantic_loss_ignore_index,
                 self.config.semantic_loss_class_weights,
                 self.config.semantic_loss_label_smoothing,
+                self.logit_margins(outputs.last_hidden_state),
             )
         return LRSegformerSemanticSegmenterOutput(
             loss=loss,
@@ -153,12 +164,16 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
         it. For a model that is a stock one for good there is [`to_vanilla`].
         """
         self.eval()
+        if self.is_certified():
+            self.keep_certified_maps()
+            return self
         active_module(self.decode_head).keep_maps()
         self._keep_encoder_weights()
         return self
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
         """The stock class with equal logits in eval mode; nothing is constrained any more. The weights are copies."""
+        self._refuse_export_to_stock()
         return to_vanilla_segmentation(self)
 
 
@@ -180,7 +195,10 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         super(SegformerForImageClassification, self).__init__(config)
         self.num_labels = config.num_labels
         self.segformer = LRSegformerModel(config)
-        if config.lipschitz_strategy is None:
+        if self.is_certified():
+            self.classifier = EqualRowsClassifier(config, config.hidden_sizes[-1])
+            self._keep_in_fp32_modules_strict = ["segformer", "classifier"]
+        elif config.lipschitz_strategy is None:
             self.classifier = torch.nn.Linear(config.hidden_sizes[-1], config.num_labels)
         else:
             if not config.constrains_whole_head:
@@ -195,6 +213,8 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         self.post_init()
 
     def head_penalty_factors(self) -> list[list[LipschitzConstraint]]:
+        if self.is_certified():
+            return self.all_layers_apart()
         classifier = active_module(self.classifier)
         return [[classifier]] if isinstance(classifier, LipschitzConstraint) else []
 
@@ -219,12 +239,12 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         """
         outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         last_stage = outputs.last_hidden_state
-        if self.config.reshape_last_stage:
+        if self.config.reshape_last_stage or self.is_certified():
             last_stage = last_stage.permute(0, 2, 3, 1)
         pooled = last_stage.reshape(last_stage.shape[0], -1, self.config.hidden_sizes[-1]).mean(dim=1)
         logits = self._classified(pooled)
         return LRSegformerImageClassifierOutput(
-            loss=None if labels is None else self._task_loss(logits, labels, **kwargs),
+            loss=None if labels is None else self._task_loss(self._shifted(logits, labels, outputs), labels, **kwargs),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -234,6 +254,11 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
     def _head_jacobian_penalty(self, seeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         return jacobian_penalty(self.classifier, pooled, seeds)
 
+    def _shifted(self, logits: torch.Tensor, labels: torch.Tensor, outputs: BaseModelOutput) -> torch.Tensor:
+        """Logits less the lead that the loss asks of the label's class; the ones given where it asks for none."""
+        margins = self.logit_margins(outputs.last_hidden_state)
+        return logits if margins is None else logits + margins[labels].to(logits.dtype)
+
     def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor, **kwargs) -> torch.Tensor:
         weights = self.config.semantic_loss_class_weights
         if weights is None:
@@ -242,6 +267,8 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         return torch.nn.functional.cross_entropy(logits, labels, weight=logits.new_tensor(weights))
 
     def _classified(self, pooled: torch.Tensor) -> torch.Tensor:
+        if self.is_certified():
+            return torch.nn.functional.linear(pooled, self.classifier.rows().to(pooled.dtype), self.classifier.bias)
         maps = None if self.training else self.constant_maps()
         if maps is None:
             if self.config.lipschitz_strategy is not None:
@@ -256,10 +283,14 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
     def merge(self) -> "LRSegformerForImageClassification":
         """As [`LRSegformerForSemanticSegmentation.merge`]: set eval mode and compute the effective weight once."""
         self.eval()
+        if self.is_certified():
+            self.keep_certified_maps()
+            return self
         self.keep_maps()
         self._keep_encoder_weights()
         return self
 
     def to_vanilla(self) -> SegformerForImageClassification:
         """The stock class with equal logits; nothing is constrained any more. The weights are copies."""
+        self._refuse_export_to_stock()
         return to_vanilla_classification(self)

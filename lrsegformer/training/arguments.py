@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from lrsegformer.choices import ARCHITECTURES, NO_STRATEGY, PENALTY_REDUCTIONS, SCOPES
+from lrsegformer.choices import ARCHITECTURES, CERTIFIED_ATTENTIONS, NO_STRATEGY, PENALTY_REDUCTIONS, SCOPES
 from lrsegformer.layers.registry import STRATEGIES
 
 
@@ -38,9 +38,32 @@ class ModelArguments:
     scope: str = field(
         default="head",
         metadata={
-            "help": "What is constrained: 'head' (every linear map of the head and its BatchNorm) or 'projections' "
-            "(the decode head's four projections; bounds nothing but them).",
+            "help": "What is constrained: 'head' (every linear map of the head and its BatchNorm), 'projections' "
+            "(the decode head's four projections; bounds nothing but them) or 'certified' (all of a network whose "
+            "Lipschitz constant from the pixels to the logits is proven).",
             "choices": SCOPES,
+        },
+    )
+    certified_attention: str = field(
+        default="energy",
+        metadata={
+            "help": "Scope certified: 'energy' (a step down an energy of distances between tokens) or 'softmax' "
+            "(dot-product attention among clipped tokens).",
+            "choices": CERTIFIED_ATTENTIONS,
+        },
+    )
+    patch_stride: int | None = field(
+        default=None,
+        metadata={
+            "help": "Scope certified, without a checkpoint of its kind: side of the blocks of pixels that become the "
+            "first tokens. Default: 4; 8 takes a quarter of the time."
+        },
+    )
+    position_grid: str | None = field(
+        default=None,
+        metadata={
+            "help": "Scope certified: rows,columns of learned vectors laid over the image, for scenes of one kind "
+            "trained with --whole_images: 12,16."
         },
     )
     penalty_reduction: str = field(
@@ -79,6 +102,13 @@ class TrainingDefaults:
         default=None, metadata={"help": "Folder of the run's outputs. Default: runs/<task>-<strategy>."}
     )
     lambda_lip: float = field(default=0.1, metadata={"help": "Weight of the Lipschitz penalty in the loss."})
+    certified_radius: float | None = field(
+        default=None,
+        metadata={
+            "help": "Scope certified: l2 radius, in 1/255 of the pixels' range, for which the loss asks each pixel's "
+            "class a certificate. Default: 51 (0.2)."
+        },
+    )
     adversarial_steps: int = field(
         default=0,
         metadata={

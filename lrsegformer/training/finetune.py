@@ -16,7 +16,7 @@ from lrsegformer.data.dataset import collate
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
-from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_options
+from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_grid, parse_options
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.class_weights import class_weights
 from lrsegformer.training.outputs import print_summary, write_run_outputs
@@ -95,6 +95,7 @@ def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Lip
         "lipschitz_strategy": None if arguments.strategy == NO_STRATEGY else arguments.strategy,
         "lipschitz_scope": arguments.scope,
         "penalty_reduction": arguments.penalty_reduction,
+        **_certified_options(arguments, splits),
         "lipschitz_options": parse_options(arguments.lipschitz_options),
         "id2label": space.id2label,
         "label2id": space.label2id,
@@ -106,6 +107,24 @@ def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Lip
     if arguments.architecture:
         return build_model(task, arguments.architecture, **options)
     return load_model(task, arguments.model_name_or_path, arguments.model_revision, **options)
+
+
+def _certified_options(arguments: ModelArguments, splits: DataSplits) -> dict[str, Any]:
+    """Fields of the configuration under scope certified, where the options leave them open not among them."""
+    grid, stride = arguments.position_grid, arguments.patch_stride
+    if arguments.scope != "certified":
+        if grid is not None or stride is not None:
+            raise InputError("--position_grid and --patch_stride belong to --scope certified: give that, or neither.")
+        return {}
+    options: dict[str, Any] = {
+        "certified_attention": arguments.certified_attention,
+        "certified_image_std": list(splits.processor.image_std),
+    }
+    if grid is not None:
+        options["certified_position_grid"] = parse_grid(grid)
+    if stride is not None:
+        options["strides"] = (stride, 2, 2, 2)
+    return options
 
 
 def checkpoint_to_resume(output_dir: str, requested: str | None) -> str | None:

@@ -16,7 +16,7 @@ from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
 from lrsegformer.training.finite import FiniteChecks
-from lrsegformer.training.label_smoothing import smooth_in_the_loss
+from lrsegformer.training.loss_options import smooth_in_the_loss, train_for_certificates
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningScores
@@ -74,6 +74,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         # A stock model takes **kwargs, which the Trainer reads as "normalises its loss itself" (transformers#47688).
         self.model_accepts_loss_kwargs = False
         self._segments = task_of(self.model) == "segmentation"
+        train_for_certificates(self.accelerator.unwrap_model(self.model), args.certified_radius)
         if self._segments:
             smooth_in_the_loss(self.accelerator.unwrap_model(self.model), args.label_smoothing_factor)
             self.label_smoother = None
@@ -99,6 +100,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         model = super().call_model_init(trial)
         if task_of(model) == "segmentation":
             smooth_in_the_loss(model, self.args.label_smoothing_factor)
+        train_for_certificates(model, self.args.certified_radius)
         return model
 
     def get_train_dataloader(self) -> DataLoader:
@@ -286,6 +288,9 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         model = self.accelerator.unwrap_model(self.model)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or not hasattr(model, "constrained_layers"):
             return {}
+        if getattr(model, "is_certified", bool)():
+            # Of fixed constants, layer by layer, there is nothing to see.
+            return {"lipschitz/network": model.network_bound().item()}
         bounds = {
             f"lipschitz/{name.removeprefix('decode_head.')}": layer.lipschitz_bound(model.row_scale_of(layer)).item()
             for name, layer in model.constrained_layers().items()

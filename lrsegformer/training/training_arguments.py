@@ -48,6 +48,8 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"--{name} is {value}: give 0 or a positive number.")
+        if self.certified_radius is not None and not 0 <= self.certified_radius < math.inf:
+            raise InputError(f"--certified_radius is {self.certified_radius}: give 0 or a positive number.")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}: give a number of at least 0 and below 1.")

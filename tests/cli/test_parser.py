@@ -181,7 +181,7 @@ def test_what_is_no_negative_number_is_an_unknown_option(option):
     ("argv", "words"),
     [
         (["--strategy", "softplus"], ["--strategy", "softplus", "stable_softplus", "jacobian_norm"]),
-        (["--scope", "network"], ["--scope", "network", "projections"]),
+        (["--scope", "encoder"], ["--scope", "encoder", "network", "projections", "certified"]),
         (["--lambda_lipp", "1"], ["--lambda_lipp"]),
         (["--lambda", "1"], ["--lambda"]),
         (["--learning_rate", "fast"], ["--learning_rate", "fast"]),

@@ -203,8 +203,25 @@ def test_no_gradient_is_computed_where_none_is_needed(monkeypatch, grad_enabled)
     with pytest.raises(AssertionError, match="a gradient was computed"):
         segmentation_loss(logits, labels)
     valid = labels != 255
-    _, gradient = upsampled_cross_entropy(logits.detach(), labels, valid, valid.sum(), None, 0.0, False)
+    _, gradient = upsampled_cross_entropy(logits.detach(), labels, valid, valid.sum(), None, 0.0, None, False)
     assert gradient.numel() == 0
+
+
+@pytest.mark.parametrize("size_of_logits", [1.0, 100.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_margins_are_added_after_upsampling(smoothing, size_of_logits):
+    """Loss and gradient of `F.cross_entropy` of the upsampled logits, each pixel's plus the row of its label."""
+    logits, labels = make_case(4, (5, 6), (17, 23), 2, dtype=torch.float64)
+    logits = (size_of_logits * logits.detach()).requires_grad_()
+    margins = 5 * torch.rand(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    loss = segmentation_loss(logits, labels, 255, None, smoothing, margins)
+    upsampled = functional.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    lead = margins[labels.long().clamp(0, 3)].permute(0, 3, 1, 2)
+    ignored = torch.where(labels == 255, -100, labels.long())
+    expected = functional.cross_entropy(upsampled + lead, ignored, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    found, wanted = (torch.autograd.grad(each, logits)[0] for each in (loss, expected))
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])
@@ -215,7 +232,8 @@ def test_operator_passes_torchs_own_checks(classes, weighted, with_gradient):
     weights = torch.linspace(0.5, 2.0, classes, dtype=logits.dtype) if weighted else None
     valid = labels != 1
     divisor = total_weight(labels, valid, weights)
-    arguments = (logits, labels, valid, divisor, weights, 0.1, with_gradient)
+    margins = torch.rand(classes, classes, dtype=logits.dtype) if weighted else None
+    arguments = (logits, labels, valid, divisor, weights, 0.1, margins, with_gradient)
     torch.library.opcheck(upsampled_cross_entropy, arguments)
 
 

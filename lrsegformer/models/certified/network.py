@@ -1,0 +1,185 @@
+"""What a certified model knows of itself: its constants from the pixels on, part by part."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrsegformer.certification.calculus import Constants
+from lrsegformer.certification.head import FLOAT64_MARGIN
+from lrsegformer.certification.parts import Constrained, finite_norm
+from lrsegformer.certification.primitives import mean_over_positions, non_expansive
+from lrsegformer.errors import InputError
+from lrsegformer.layers.base import LipschitzConstraint
+from lrsegformer.layers.norms import ROUNDING_MARGIN
+from lrsegformer.models.certified.classifier import EqualRowsClassifier
+from lrsegformer.models.certified.report import certified_report
+from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.encoder.certified import padded_sides
+from lrsegformer.models.encoder.mix_ffn import UnitGainDepthwiseConv
+from lrsegformer.models.encoder.pointwise import PointwiseMap
+
+
+class CertifiedNetworkMixin:
+    """
+    The constants of a model of scope `"certified"`, from an image on a scale of 0 to 1 to its logits.
+
+    They hold in eval mode, for the float32 weights as they are, in exact arithmetic: what rounds inside the forward
+    pass is outside of them. The processor's normalisation is inside, its resize is not: the image is the one that the
+    model receives. A model of another scope refuses.
+    """
+
+    config: LRSegformerConfig
+
+    def is_certified(self) -> bool:
+        """Whether the scope is `"certified"`."""
+        return self.config.is_certified
+
+    def network_constants(self, height: int, width: int) -> Constants:
+        """
+        From an image to the features that the classifier's rows multiply.
+
+        Args:
+            height (`int`), width (`int`): of the image as the model receives it, in pixels.
+
+        Returns:
+            [`~lrsegformer.certification.calculus.Constants`], differentiable, rounding in float64 covered. Of a
+            classification model the features are one vector, a map of one pixel.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for a model of another scope.
+        """
+        self._refuse_other_scopes()
+        scales = self._stage_constants(height, width)
+        return self._head_constants(scales, (height, width)).widened(FLOAT64_MARGIN)
+
+    def classifier_rows(self) -> torch.Tensor:
+        """The rows `w_a` of the last map, `(num_labels, channels)`, float64: logits a and b differ by `w_a - w_b`."""
+        self._refuse_other_scopes()
+        return self._equal_rows().rows().double()
+
+    def logit_margins(self, last_features: torch.Tensor) -> torch.Tensor | None:
+        """
+        By how much the loss asks each class to lead each other one, `(num_labels, num_labels)`: in training mode, of a
+        certified model with a radius to train for.
+
+        Args:
+            last_features (`torch.Tensor`): of the last stage, whose mean a classification model takes.
+        """
+        radius = self.config.certified_training_radius
+        if not (self.training and self.is_certified() and radius > 0):
+            return None
+        bound = self.network_bound().detach().double()
+        if getattr(self, "decode_head", None) is None:
+            bound = bound / math.sqrt(last_features.shape[2] * last_features.shape[3])
+        return self._equal_rows().logit_margins(radius, bound)
+
+    def all_layers_apart(self) -> list[list[LipschitzConstraint]]:
+        """All constrained layers as factors of a penalty that follow each other."""
+        return [[layer] for layer in self.constrained_layers().values()]
+
+    def keep_certified_maps(self) -> None:
+        """Compute all matrices and kernels once, until training mode."""
+        for module in self.modules():
+            if isinstance(module, PointwiseMap | UnitGainDepthwiseConv):
+                module.keep_maps()
+
+    def certified_head_bound(self) -> float:
+        """From the features of all stages, the largest change of a pixel of each counted, to the logits."""
+        return self._head_bound().item() * finite_norm(self.classifier_rows(), "l2").item() * (1 + ROUNDING_MARGIN)
+
+    def certified_report(
+        self, dtype: torch.dtype, layers: Sequence[Constrained], image_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """The report of scope certified, for an image of this height and width."""
+        constants = self.network_constants(*image_size)
+        strategy, rows = self.config.lipschitz_strategy, self.classifier_rows()
+        return certified_report(strategy, dtype, layers, self.certified_head_bound(), constants, rows, image_size)
+
+    def network_bound(self) -> torch.Tensor:
+        """
+        What [`network_constants`] says from l2 to the largest pixel, from the bounds that the layers state: cheap,
+        differentiable float32, for losses and penalties.
+
+        It never falls short of the exact constants by more than float32 rounds, and above them lies what the layers'
+        bounds lie above their norms.
+        """
+        self._refuse_other_scopes()
+        lengths = [torch.ones((), device=self.device)]
+        for stage in self.segformer.stages:
+            lengths.append(lengths[-1] * stage.patch_embeddings.matrix.maps().bound)
+        head = getattr(self, "decode_head", None)
+        if head is None:
+            return lengths[-1]
+        bounds = torch.stack([each.maps().bound for each in head.linear_projections])
+        scaled = head.scale_weights() * bounds * torch.stack(lengths[1:])
+        return torch.linalg.vector_norm(scaled) * head.linear_fuse.maps().bound
+
+    def network_modules(self, height: int, width: int) -> Iterator[tuple[str, nn.Module, Constants]]:
+        """
+        The parts of the encoder that follow each other, and the head's steps, for measuring each against its
+        constants: the name, the module, and its constants for an image of this size.
+        """
+        self._refuse_other_scopes()
+        sides = padded_sides(self.config, height, width)
+        pixels = sides[0] * sides[1]
+        for index, stage in enumerate(self.segformer.stages):
+            embedding = stage.patch_embeddings
+            yield f"stages.{index}.patch_embeddings", embedding, embedding.constants(pixels)
+            pixels //= embedding.block**2
+            for number, block in enumerate(stage.blocks):
+                place = f"stages.{index}.blocks.{number}"
+                yield f"{place}.attention", block.attention, block.attention.constants(pixels)
+                for order, step in enumerate(block.mlp.steps):
+                    yield f"{place}.mlp.steps.{order}", step, step.constants(pixels)
+        head = getattr(self, "decode_head", None)
+        if head is not None:
+            for order, step in enumerate(head.steps):
+                yield f"decode_head.steps.{order}", step, head.step_constants((height, width))[order]
+
+    def _stage_constants(self, height: int, width: int) -> list[Constants]:
+        """From the image to each stage's features."""
+        sides = padded_sides(self.config, height, width)
+        padding = non_expansive(height * width, sides[0] * sides[1])
+        scales: list[Constants] = []
+        for stage in self.segformer.stages:
+            own = stage.constants(sides[0] * sides[1])
+            scales.append((scales[-1] if scales else padding).then(own))
+            sides = tuple(side // stage.patch_embeddings.block for side in sides)
+        return scales
+
+    def _head_constants(self, scales: list[Constants], size: tuple[int, int]) -> Constants:
+        head = getattr(self, "decode_head", None)
+        if head is not None:
+            return head.constants(scales, size)
+        sides, stride = padded_sides(self.config, *size), 1
+        for block in self.config.strides:
+            stride *= block
+        return scales[-1].then(mean_over_positions(sides[0] // stride * (sides[1] // stride)))
+
+    def _head_bound(self) -> torch.Tensor:
+        head = getattr(self, "decode_head", None)
+        if head is None:
+            return torch.ones((), device=self.device)
+        projections = torch.stack([each.maps().bound for each in head.linear_projections])
+        return projections.max() * head.linear_fuse.maps().bound
+
+    def _equal_rows(self) -> EqualRowsClassifier:
+        head = getattr(self, "decode_head", None)
+        return self.classifier if head is None else head.classifier
+
+    def _refuse_other_scopes(self) -> None:
+        if not self.is_certified():
+            raise InputError(
+                "only a model of scope 'certified' has a constant from the pixels on: this one has scope "
+                f"{self.config.lipschitz_scope!r}; train one with --scope certified, or certify by --smoothing."
+            )
+
+    def _refuse_export_to_stock(self) -> None:
+        if self.is_certified():
+            raise InputError(
+                "a certified network has other parts than the stock SegFormer, so there is no stock model with its "
+                "logits: load it with this package, or export the graph by torch.export or ONNX."
+            )
