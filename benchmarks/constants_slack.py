@@ -3,11 +3,10 @@ Where a network's bound is loose: for each of its parts what was measured, over 
 
     python benchmarks/constants_slack.py runs/certified path/to/image.png ... --output docs/results.md
 
-For a checkpoint whose `network_modules(height, width)` yields `(name, function, constants)`. A function that is a
-module of the model, with one map as its input and its output, is measured at what reaches it when the images go
-through the model; any other function takes the image in [0, 1]. What is measured is attained: slopes between two
-points, found by power iteration at the data and by ascent of both points from there, in float64. A share above 1 would
-disprove the bound, and ends the run.
+For a checkpoint of scope `certified`, whose `network_modules(height, width)` yields `(name, module, constants)`. Each
+module is measured at what reaches it when the images go through the model, and at last the whole with its classifier,
+as a function of the images. What is measured is attained: slopes between two points, found by power iteration at the
+data and by ascent of both points from there, in float64. A share above 1 would disprove the bound, and ends the run.
 """
 
 import argparse
@@ -19,6 +18,8 @@ from report import markdown_table, publish, run_header, significant
 from torch import nn
 
 from lrsegformer.certification.calculus import Constants
+from lrsegformer.certification.parts import finite_norm
+from lrsegformer.certification.primitives import pointwise
 from lrsegformer.data import open_image
 from lrsegformer.data.processor import normalisation, without_normalising
 from lrsegformer.robustness.bench.checkpoints import find_checkpoints, load_checkpoint, scoring_processor
@@ -131,7 +132,7 @@ def slack_row(
 
 def slack_table(model: nn.Module, images: Sequence[torch.Tensor], normalise: Function, steps: int) -> str:
     """
-    The table of all parts that the model names.
+    The table of all parts that the model names, and of the whole.
 
     Args:
         model: float64, in eval mode.
@@ -139,13 +140,15 @@ def slack_table(model: nn.Module, images: Sequence[torch.Tensor], normalise: Fun
         normalise: from [0, 1] to what the model takes.
         steps (`int`): of power iteration, and as many of ascent.
     """
-    parts = list(model.network_modules(*images[0].shape[2:]))
-    modules = [function for _, function, _ in parts if isinstance(function, nn.Module)]
+    size = images[0].shape[2:]
+    parts = list(model.network_modules(*size))
+    modules = [module for _, module, _ in parts]
     reaching = [inputs_of(model, modules, normalise(image)) for image in images]
-    rows = []
-    for name, function, bound in parts:
-        inputs = [given.get(function, image) for given, image in zip(reaching, images, strict=True)]
-        rows.append(slack_row(name, function, bound, inputs, steps))
+    rows = [
+        slack_row(name, module, bound, [given[module] for given in reaching], steps) for name, module, bound in parts
+    ]
+    whole = model.network_constants(*size).then(pointwise(finite_norm(model.classifier_rows(), "l2")))
+    rows.append(slack_row("image to logits", lambda image: model(normalise(image)).logits, whole, images, steps))
     header = ["part", *(f"{pair.replace('_', ' ')}, {what}" for pair in PAIRS for what in ("bound", "reached"))]
     return markdown_table(header, rows)
 

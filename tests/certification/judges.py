@@ -17,11 +17,16 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 
 
 def jacobian_at(function: Map, x: torch.Tensor) -> torch.Tensor:
-    """`(pixels_out, channels_out, pixels_in, channels_in)` of a map of one image `(1, channels, height, width)`."""
-    rows = torch.func.jacrev(function)(x)
-    output = function(x)
-    split = rows.reshape(output.shape[1], output[0, 0].numel(), x.shape[1], x[0, 0].numel())
-    return split.permute(1, 0, 3, 2)
+    """
+    `(pixels_out, channels_out, pixels_in, channels_in)` at one map `(1, channels, height, width)`, of a function that
+    takes each map of a batch by itself: as many copies as the output has entries, each with the gradient of one.
+    """
+    with torch.no_grad():
+        shape = function(x).shape[1:]
+    copies = x.expand(shape.numel(), -1, -1, -1).clone().requires_grad_()
+    entries = function(copies).flatten(1).diagonal().sum()
+    (rows,) = torch.autograd.grad(entries, copies)
+    return rows.flatten(2).unflatten(0, (shape[0], -1)).permute(1, 0, 3, 2)
 
 
 def factors_of(jacobian: torch.Tensor, restarts: int = 8, steps: int = 30) -> dict[str, float]:
