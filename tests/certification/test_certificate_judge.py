@@ -75,11 +75,10 @@ def radius_of_share(model, image, size, constant, rows, share):
     return float(watch.radii.quantile(share))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("norm", [*NORMS, "linf"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_no_attack_flips_a_certified_pixel(attack, norm, seed):
-    model, image = StandIn(seed), draw(1, 3, 16, 16, seed=seed)
+def test_no_attack_flips_a_certified_pixel(attack, norm):
+    model, image = StandIn(0), draw(1, 3, 16, 16)
     constant, rows = constant_of(model.network_constants(16, 16), norm), model.classifier_rows()
     assert constant == {"l2": 4.0, "per_pixel_l2": 8.0, "linf": 8.0 * math.sqrt(3)}[norm]
     radius = radius_of_share(model, image, (16, 16), constant, rows, 0.4)
