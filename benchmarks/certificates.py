@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, size = load(arguments.model), tuple(arguments.side)
-    proof, note = proof_of(model.model)
+    proof, note = proof_of(model)
     if proof is None:
         parser.error(f"{arguments.model}: {note}")
     seconds, constant = timed(lambda: constant_of(proof, model, size))

@@ -90,8 +90,8 @@ def guaranteed_mean_iou(certified: np.ndarray, all_pixels: np.ndarray) -> float:
        union whatever is predicted there. So its IoU is at least `I_c / (n_c + F_c + f_c)`;
     2. `f_c <= N - N_c`, and the `f_c` sum to at most `N`, because a pixel has one prediction;
     3. the mean is over the classes that occur in truth or prediction: the classes `T` of the truth, and at most `E`
-       others, `E` the smaller of their number and `N + sum of their F_c`. Those add IoU of 0, so the mIoU is at least
-       the sum over `T` of the quotients in 1, divided by `|T| + E`.
+       others: those with `F_c > 0`, and at most `N` of those without. They add IoU of 0, so the mIoU is at least the
+       sum over `T` of the quotients in 1, divided by `|T| + E`.
 
     The smallest sum of quotients under 2 is a convex problem with one constraint that couples the classes. For any
     `m >= 0` its value is at least `sum_c min over f_c of [I_c / (n_c + F_c + f_c) + m f_c] - m N` (weak duality), each
@@ -113,7 +113,8 @@ def guaranteed_mean_iou(certified: np.ndarray, all_pixels: np.ndarray) -> float:
     false_positives = certified.sum(axis=0) - right
     uncertified = of_class - certified.sum(axis=1)
     num_uncertified = uncertified.sum()
-    extra = min((~in_truth).sum(), num_uncertified + false_positives[~in_truth].sum())
+    predicted = false_positives[~in_truth] > 0
+    extra = predicted.sum() + min((~predicted).sum(), num_uncertified)
     unions = (of_class + false_positives)[in_truth]
     limits = (num_uncertified - uncertified)[in_truth]
     quotients = _smallest_sum(right[in_truth], unions, limits, num_uncertified)

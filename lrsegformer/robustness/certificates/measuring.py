@@ -18,9 +18,11 @@ from lrsegformer.certification.guaranteed_scores import (
 )
 from lrsegformer.certification.margins import certified_pixels, certified_radii
 from lrsegformer.certification.smoothing import Smoothing, smoothed_prediction
+from lrsegformer.evaluation.scores import scores_from_counts
 from lrsegformer.robustness.bench.runs import Run, over_batches
 from lrsegformer.robustness.certificates.pictures import CertifiedPicture
 from lrsegformer.robustness.certificates.proven import FEATURES, PathConstants, Proof, feature_norms
+from lrsegformer.robustness.report.rows import SHOWN
 from lrsegformer.robustness.subset import Batch
 
 # The certified curve is read off at so many radii, up to this multiple of the largest radius of the table.
@@ -152,10 +154,11 @@ def _summed(images: Sequence[ImageCertificate], eps: Sequence[float], run: Run) 
     """The scores of a norm over all images, at each radius and along the curve."""
     tables = torch.stack([image.tables for image in images]).sum(dim=0).numpy()
     total = int(tables[0].sum())
+    clean = scores_from_counts(tables[0], run.model.task)
     rows = [_row(images, tables, number, radius, run) for number, radius in enumerate(eps, start=1)]
     curve = torch.stack([image.curve for image in images]).sum(dim=0).tolist()
     return {
-        "clean": _scores(tables[0], tables[0], run),
+        "clean": {name: clean[name] for name in SHOWN[run.model.task]},
         "rows": rows,
         "curve": [[radius, count / total] for radius, count in zip(curve_radii(eps), curve, strict=True)],
         "constants": _constants(images),

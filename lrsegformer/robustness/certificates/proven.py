@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,28 +61,22 @@ class Proof(NamedTuple):
         return asked if self.reach == NETWORK else [FEATURES]
 
 
-def proof_of(model: Any) -> tuple[Proof | None, str]:
-    """
-    What certificates of a model stand on, `None` where it has none, and a sentence about either.
-
-    Args:
-        model: of ours or stock, in eval mode.
-    """
-    if not isinstance(model.config, LRSegformerConfig):
+def proof_of(model: PixelModel) -> tuple[Proof | None, str]:
+    """What certificates of a model stand on, `None` where it has none, and a sentence about either."""
+    inner, config = model.model, model.model.config
+    if not isinstance(config, LRSegformerConfig):
         return None, "No certificate: a stock model, whose attention and LayerNorm have no useful constant."
-    scope = model.config.lipschitz_scope if model.config.lipschitz_strategy is not None else None
+    scope = config.lipschitz_scope if config.lipschitz_strategy is not None else None
+    if scope is None or scope == "projections":
+        what = "the baseline, without a constraint" if scope is None else f"scope '{scope}' does not bound the head"
+        return None, f"No certificate: {what}."
     if scope == "certified":
         note = (
             "Certified from the pixels of the image that the model receives, by the proven constant of its features "
             "and the distances of its classifier's rows."
         )
-        return Proof(NETWORK, note, inverse_distances(model.classifier_rows()), _network_constants(model)), note
-    parts = model.head_parts(torch.float32) if scope == "head" else None
-    if parts is None or parts.bounded_norm() is None:
-        what = (
-            "the baseline, without a constraint" if scope is None else f"scope '{scope}' bounds no path to the logits"
-        )
-        return None, f"No certificate: {what}."
+        return Proof(NETWORK, note, inverse_distances(inner.classifier_rows()), _network_constants(model)), note
+    parts = inner.head_parts(torch.float32)
     where = "the features of all stages, in sqrt(sum over stages of max over pixels of |x_i(p)|_2^2)"
     if parts.to_relu is None:
         where = "the mean of the last stage's features, in l2"
@@ -91,16 +85,18 @@ def proof_of(model: Any) -> tuple[Proof | None, str]:
     return Proof(FEATURES, note, inverse_distances(rows), _head_constants(parts)), note
 
 
-def _network_constants(model: Any) -> Callable[..., PathConstants]:
+def _network_constants(model: PixelModel) -> Callable[..., PathConstants]:
+    normalisation = normalisation_factor(model)
+
     @lru_cache(maxsize=64)
     def constants(norm: str, size: Size, logits_size: Size | None, label_size: Size | None) -> PathConstants:
         with torch.no_grad():
-            found = model.network_constants(*size)
+            found = model.model.network_constants(*size)
         names = {
             "l2": ("l2_to_per_pixel", "l2_to_l2"),
             "per_pixel_l2": ("per_pixel_to_per_pixel", "per_pixel_to_l2"),
         }[norm]
-        per_pixel, to_l2 = (float(getattr(found, name)) for name in names)
+        per_pixel, to_l2 = (normalisation * float(getattr(found, name)) for name in names)
         details = dict(zip(names, (per_pixel, to_l2), strict=True))
         if logits_size is None or label_size is None:
             return PathConstants(per_pixel, torch.inf, details)
@@ -108,6 +104,16 @@ def _network_constants(model: Any) -> Callable[..., PathConstants]:
         return PathConstants(per_pixel, to_l2 * details["upsampling_l2_to_l2"], details)
 
     return constants
+
+
+def normalisation_factor(model: PixelModel) -> float:
+    """
+    What a network's constants have to be multiplied by where its processor divides channels by other deviations than
+    its configuration says, which its constants include; 1 where they agree.
+    """
+    expected = torch.tensor(model.model.config.pixel_std(), dtype=torch.float32)
+    ratios = expected.double() / model.std.flatten().cpu().double()
+    return float(ratios.max())
 
 
 def _head_constants(parts: HeadParts) -> Callable[..., PathConstants]:

@@ -123,7 +123,7 @@ def _certify_model(
 ) -> ModelResult:
     run = Run(model.model, data, arguments.seed, arguments.batch_size)
     cells = [cell_of(condition, options) for condition, options in _conditions(arguments)]
-    proof, note = proof_of(model.model.model)
+    proof, note = proof_of(model.model)
     attacked = {norm: result_rows(cells, run.model.task, arguments.bench_radii_of(norm)) for norm in arguments.norms}
     rows, found, seconds = [], {}, {}
     if proof is not None:

@@ -37,6 +37,7 @@ class StandIn(nn.Module):
         )
         self.config = LRSegformerConfig(num_labels=self.num_labels)
         self.config.lipschitz_scope, self.config.lipschitz_strategy = "certified", "orthogonal"
+        self.std = torch.tensor(self.config.pixel_std())[:, None, None]
 
     @property
     def model(self):

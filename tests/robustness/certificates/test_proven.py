@@ -7,15 +7,23 @@ from transformers import SegformerImageProcessorPil
 
 from lrsegformer import STRATEGIES
 from lrsegformer.attacks.pixel_model import PixelModel
+from lrsegformer.attacks.threat import Threat
 from lrsegformer.certification.margins import certified_pixels, certified_radii
-from lrsegformer.robustness.certificates.proven import FEATURES, NETWORK, feature_norms, proof_of, upsampling_norm
+from lrsegformer.robustness.certificates.proven import (
+    FEATURES,
+    NETWORK,
+    feature_norms,
+    normalisation_factor,
+    proof_of,
+    upsampling_norm,
+)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_features_that_move_less_than_the_radius_change_no_class(strategy, make_model):
     """The head is attacked by gradient on its features, with steps to the edge of the certified ball."""
     model = make_model(strategy, num_labels=5).double()
-    proof, note = proof_of(model)
+    proof, note = proof_of(PixelModel(model, SegformerImageProcessorPil()))
     assert proof.reach == FEATURES and "feature space" in note
     generator = torch.Generator().manual_seed(0)
     sizes = [(8, 8), (4, 4), (2, 2), (1, 1)]
@@ -50,13 +58,13 @@ def test_what_has_no_proof(make_model, make_stock):
         (make_model("orthogonal", scope="projections"), "'projections'"),
         (make_stock(), "stock"),
     ):
-        proof, note = proof_of(model)
+        proof, note = proof_of(PixelModel(model, SegformerImageProcessorPil()))
         assert proof is None and word in note and note.startswith("No certificate")
 
 
 def test_the_classifier_of_images_has_the_rows_themselves(make_model):
     model = make_model("orthogonal", task="classification", num_labels=4)
-    proof, _ = proof_of(model)
+    proof, _ = proof_of(PixelModel(model, SegformerImageProcessorPil()))
     constants = proof.constants(FEATURES, (32, 32), None, None)
     assert constants.per_pixel == 1.0 and proof.norms(["l2"]) == [FEATURES]
     distances = torch.pdist(model.classifier.effective_weight().double())
@@ -98,3 +106,43 @@ def test_constants_of_a_whole_network(stand_in):
     per_pixel = proof.constants("per_pixel_l2", (32, 32), (16, 16), (32, 32))
     assert per_pixel.per_pixel == pytest.approx(2.0, rel=1e-5)
     assert per_pixel.collective == pytest.approx(2 * 16 * upsampling_norm((16, 16), (32, 32)), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_a_certified_network_keeps_its_classes_within_the_radius(task, make_model):
+    """The real network under gradient steps to the edge of the certified ball of single pixels, in both norms."""
+    pixel_model = PixelModel(make_model("orthogonal", scope="certified", task=task), SegformerImageProcessorPil())
+    proof, note = proof_of(pixel_model)
+    assert proof.reach == NETWORK and "pixels" in note
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    logits = pixel_model(images)
+    sides = (tuple(logits.shape[2:]), (64, 64)) if task == "segmentation" else (None, None)
+    found = certified_pixels(logits, proof.inverse, sides[1])
+    for norm in ("l2", "per_pixel_l2"):
+        constants = proof.constants(norm, (64, 64), *sides)
+        assert 0 < constants.per_pixel < 100
+        radii = certified_radii(found.distances, constants.per_pixel)
+        places = radii.flatten().argsort(descending=True)[:: max(1, radii.numel() // 3)].tolist()
+        for place in places:
+            moved = images.clone().requires_grad_()
+            shown = pixel_model(moved)
+            if task == "segmentation":
+                shown = functional.interpolate(shown, sides[1], mode="bilinear", align_corners=False)
+            own = shown.flatten(2)[0, :, place] if task == "segmentation" else shown[0]
+            top = int(found.classes.flatten()[place])
+            runner_up = int(own.detach().index_fill(0, torch.tensor(top), -torch.inf).argmax())
+            (gradient,) = torch.autograd.grad(own[runner_up] - own[top], moved)
+            radius = 0.999 * float(radii.flatten()[place])
+            attacked = images + radius * Threat(norm, radius).step(gradient)
+            classes = certified_pixels(pixel_model(attacked), proof.inverse, sides[1]).classes
+            assert int(classes.flatten()[place]) == top and radius > 0
+
+
+def test_another_normalisation_than_the_configuration_says_is_paid_for(make_model):
+    model = make_model("orthogonal", scope="certified")
+    usual = PixelModel(model, SegformerImageProcessorPil())
+    assert normalisation_factor(usual) == 1.0
+    other = PixelModel(model, SegformerImageProcessorPil(image_std=[0.229, 0.112, 0.225]))
+    assert normalisation_factor(other) == pytest.approx(2.0)
+    ratio = [proof_of(each)[0].constants("l2", (64, 64), (16, 16), (64, 64)).per_pixel for each in (other, usual)]
+    assert ratio[0] == pytest.approx(2 * ratio[1])

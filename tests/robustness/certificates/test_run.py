@@ -16,7 +16,7 @@ from lrsegformer.robustness.bench.arguments import BenchDataArguments
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.robustness.certificates.run import run_certificates
 
-DATA = BenchDataArguments(dataset="digits", image_size=32, max_eval_samples=4)
+DATA = BenchDataArguments(dataset="digits", image_size=32, max_eval_samples=2)
 DEFAULTS = {"radii": ["0.02", "0.1", "0.3"], "seed": 0, "pictures": 0}
 
 
@@ -27,6 +27,8 @@ def folders(make_model, make_stock, tmp_path_factory):
     made = {
         "head": make_model("stable_softplus", num_labels=11),
         "baseline": make_model(num_labels=11),
+        "certified": make_model("orthogonal", scope="certified", num_labels=11),
+        "network": make_model("orthogonal", scope="network", num_labels=11),
         "projections": make_model("orthogonal", scope="projections", num_labels=11),
         "stock": make_stock(num_labels=11),
         "classifier": make_model("orthogonal", task="classification", num_labels=10),
@@ -46,7 +48,7 @@ def run(folders, output, names=("baseline",), **options):
 
 def images_and_labels(task="segmentation"):
     splits = load_data(DATA, task, 0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    items = [splits.validation[index] for index in range(4)]
+    items = [splits.validation[index] for index in range(2)]
     labels = [torch.as_tensor(item["labels"]).long() for item in items]
     return torch.stack([item["pixel_values"] for item in items]), torch.stack(labels)
 
@@ -84,8 +86,10 @@ def test_certified_scores_are_those_of_a_direct_computation(folders, stand_in, p
 
 def test_no_attack_goes_below_a_certified_score(folders, stand_in, prepared_stand_in, tmp_path):
     prepared_stand_in(stand_in(scale=3.0))
-    report = run(folders, tmp_path, norms=["l2", "per_pixel_l2"], attacks=["pgd", "cospgd"], steps=5)
-    assert len(report["rows"]) == 6
+    report = run(
+        folders, tmp_path, norms=["l2", "per_pixel_l2"], attacks=["pgd", "cospgd"], steps=4, radii=["0.1", "0.3"]
+    )
+    assert len(report["rows"]) == 4
     attacked = [row["attacked"] for row in report["rows"]]
     assert all(set(found) == {"pgd", "cospgd"} for found in attacked)
     for row in report["rows"]:
@@ -103,7 +107,7 @@ def test_a_constant_that_is_too_small_stops_the_report(folders, stand_in, prepar
 
 
 def test_what_has_no_certificate_says_so_and_is_scored_all_the_same(folders, tmp_path):
-    report = run(folders, tmp_path, names=("head", "baseline", "projections", "stock"), attacks=["pgd"], steps=1)
+    report = run(folders, tmp_path, names=("head", "baseline", "projections", "stock"), radii=["0.1"])
     notes = {name: found["note"] for name, found in report["models"].items()}
     assert "feature space, not in pixels" in notes["head"]
     assert "baseline" in notes["baseline"] and "'projections'" in notes["projections"] and "stock" in notes["stock"]
@@ -112,9 +116,28 @@ def test_what_has_no_certificate_says_so_and_is_scored_all_the_same(folders, tmp
             assert row["model"] == "head" and row["norm"] == "feature space" and not row["attacked"]
             assert row["certified_accuracy"] <= row["clean_accuracy"]
         else:
-            assert row["certified_accuracy"] is None and row["attacked"]["pgd"]["accuracy"] <= row["clean_accuracy"]
+            assert row["certified_accuracy"] is None and row["clean_accuracy"] is not None
     text = (tmp_path / "results.md").read_text()
     assert "## Perturbations of the features" in text and "say nothing about perturbed pixels" in text
+
+
+def test_a_certified_network_from_its_folder(folders, tmp_path):
+    report = run(
+        folders,
+        tmp_path,
+        names=("certified", "network"),
+        attacks=["pgd"],
+        steps=2,
+        norms=["per_pixel_l2"],
+        radii=["0.02"],
+    )
+    rows = [row for row in report["rows"] if row["model"] == "certified"]
+    assert [row["reach"] for row in rows] == ["network"] and report["models"]["certified"]["reach"] == "network"
+    for row in rows:
+        assert row["certified_accuracy"] <= row["attacked"]["pgd"]["accuracy"] <= row["clean_accuracy"]
+        assert row["certified_share"] >= 0
+    assert report["models"]["certified"]["bounds"]["per_pixel_l2"]["per_pixel_to_per_pixel"] > 0
+    assert report["models"]["network"]["reach"] == "feature space"
 
 
 def test_classification_in_feature_space_and_smoothed(folders, tmp_path):
@@ -139,7 +162,7 @@ def test_smoothing_does_not_depend_on_the_batch_size(folders, tmp_path):
 
 def test_the_files_of_a_report(folders, stand_in, prepared_stand_in, tmp_path):
     prepared_stand_in(stand_in())
-    report = run(folders, tmp_path, norms=["l2", "per_pixel_l2"], attacks=["pgd"], steps=1, pictures=2)
+    report = run(folders, tmp_path, norms=["l2", "per_pixel_l2"], attacks=["pgd"], steps=1, pictures=1)
     assert json.loads((tmp_path / "results.json").read_text()) == report
     with open(tmp_path / "results.csv", newline="") as file:
         lines = list(csv.DictReader(file))
@@ -148,7 +171,7 @@ def test_the_files_of_a_report(folders, stand_in, prepared_stand_in, tmp_path):
     ]
     assert float(lines[0]["pgd_accuracy"]) == report["rows"][0]["attacked"]["pgd"]["accuracy"]
     pictures = report["models"]["baseline"]["pictures"]
-    assert len(pictures) == 2
+    assert len(pictures) == 1
     for picture in (tmp_path / "curves.png", *(tmp_path / "pictures" / name for name in pictures)):
         with Image.open(picture) as image:
             assert image.width > 300 and len(image.convert("RGB").getcolors(10**6)) > 20
@@ -169,9 +192,9 @@ def test_a_folder_with_another_report_is_left_alone(folders, tmp_path):
 def test_its_own_report_is_written_anew_and_attacks_are_kept(folders, tmp_path, monkeypatch):
     from lrsegformer.robustness.bench import bench
 
-    first = run(folders, tmp_path, attacks=["pgd"], steps=1)
+    first = run(folders, tmp_path, attacks=["pgd"], steps=1, radii=["0.1"])
     monkeypatch.setattr(bench, "measure", lambda *arguments: pytest.fail("finished before"))
-    again = run(folders, tmp_path, attacks=["pgd"], steps=1)
+    again = run(folders, tmp_path, attacks=["pgd"], steps=1, radii=["0.1"])
     assert again["rows"] == first["rows"]
 
 
