@@ -23,6 +23,8 @@ WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
 JACOBIANS = ("head", "network")
 # Kinds of attention under scope certified; the classes are those of models/encoder/attention.py.
 CERTIFIED_ATTENTIONS = ("energy", "softmax")
+# What the penalty is of.
+PENALTIES = ("layers", "head", "network")
 PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")
 
 # Sizes of Mix Transformers, for training from scratch: Xie et al. 2021, "SegFormer" (arXiv 2105.15203), table 6;

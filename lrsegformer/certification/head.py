@@ -19,6 +19,8 @@ The first three hold for images of any size. The last one holds where the sides 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from lrsegformer.certification.parts import Chain, Constrained, Norm, Part
 from lrsegformer.layers.norms import ROUNDING_MARGIN
 
@@ -57,6 +59,11 @@ class HeadParts:
         """Bound of the map from the features to the logits before upsampling: the ReLU is 1-Lipschitz in each norm."""
         to_relu = 1.0 if self.to_relu is None else self.to_relu_bound(norm)
         return to_relu * self.classifier.constant(norm).item() * (1 + ROUNDING_MARGIN)
+
+    def exact_bound(self, norm: Norm) -> torch.Tensor:
+        """[`bound`] without what rounding may add to it: float64 scalar, differentiable."""
+        to_classifier = self.classifier.constant(norm)
+        return to_classifier if self.to_relu is None else self.to_relu.constant(norm) * to_classifier
 
     def row(self, norm: Norm) -> dict[str, float]:
         """The row of the norm in the report."""

@@ -181,6 +181,7 @@ def _classes(metrics: Mapping[str, Any], config: Any) -> str:
 def _options(config: Any, hyperparameters: Mapping[str, Any]) -> str:
     rows = [(f"`{key}`", f"`{value}`") for key, value in hyperparameters.items()]
     if getattr(config, "lipschitz_strategy", None) is not None:
+        rows.append(("`penalty_of`", f"`{config.penalty_of}`"))
         rows.append(("`penalty_reduction`", f"`{config.penalty_reduction}`"))
     return table(("option", "value"), rows) if rows else ""
 

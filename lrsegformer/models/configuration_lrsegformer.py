@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import SegformerConfig
 
-from lrsegformer.choices import CERTIFIED_ATTENTIONS, PENALTY_REDUCTIONS, SCOPES, WIDER_SCOPES
+from lrsegformer.choices import CERTIFIED_ATTENTIONS, PENALTIES, PENALTY_REDUCTIONS, SCOPES, WIDER_SCOPES
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
 
@@ -17,7 +17,8 @@ CERTIFIED_OPTIONS = (
     "certified_training_radius",
     "certified_image_std",
 )
-OPTIONS = ("lipschitz_strategy", "lipschitz_scope", "penalty_reduction", "lipschitz_options", *CERTIFIED_OPTIONS)
+PENALTY_OPTIONS = ("penalty_of", "penalty_reduction")
+OPTIONS = ("lipschitz_strategy", "lipschitz_scope", "lipschitz_options", *PENALTY_OPTIONS, *CERTIFIED_OPTIONS)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LOSS_OPTIONS = ("semantic_loss_class_weights", "semantic_loss_label_smoothing")
 
@@ -38,6 +39,10 @@ class LRSegformerConfig(SegformerConfig):
             `"network"` constrains the head and every linear map and convolution of the encoder: each layer and the
             head are bounded, the way from the pixels to the logits is not, because of LayerNorm and dot-product
             attention.
+        penalty_of (`str`, *optional*, defaults to `"layers"`):
+            What is penalised where the strategy has no penalty of its own: `"layers"` (the learned constants),
+            `"head"` (the bound of the head itself, its maps multiplied out, in the strategy's norm), or `"network"`
+            (the logarithm of the bound from the pixels to the logits, of a network that has one).
         penalty_reduction (`str`, *optional*, defaults to `"geometric_mean"`):
             How the learned constants of the layers become the penalty: `"geometric_mean"`, `"product"`, `"sum"` or
             `"mean_log"`.
@@ -83,6 +88,7 @@ class LRSegformerConfig(SegformerConfig):
 
     lipschitz_strategy: str | None = None
     lipschitz_scope: str = "head"
+    penalty_of: str = "layers"
     penalty_reduction: str = "geometric_mean"
     lipschitz_options: dict[str, Any] | None = None
     certified_attention: str = "energy"
@@ -98,9 +104,11 @@ class LRSegformerConfig(SegformerConfig):
         if self.lipschitz_strategy is not None:
             _check_choice("lipschitz_strategy", self.lipschitz_strategy, tuple(STRATEGIES))
         _check_choice("lipschitz_scope", self.lipschitz_scope, SCOPES)
+        _check_choice("penalty_of", self.penalty_of, PENALTIES)
         _check_choice("penalty_reduction", self.penalty_reduction, PENALTY_REDUCTIONS)
         _check_choice("certified_attention", self.certified_attention, CERTIFIED_ATTENTIONS)
         self._check_certified_numbers()
+        self._check_penalty()
         weights = self.semantic_loss_class_weights
         if weights is not None and (len(weights) != self.num_labels or not all(weight >= 0 for weight in weights)):
             raise InputError(
@@ -110,6 +118,25 @@ class LRSegformerConfig(SegformerConfig):
         if not 0 <= self.semantic_loss_label_smoothing < 1:
             raise InputError(
                 f"semantic_loss_label_smoothing {self.semantic_loss_label_smoothing} is not in [0, 1): give a share."
+            )
+
+    def _check_penalty(self) -> None:
+        if self.lipschitz_strategy is None or self.penalty_of == "layers":
+            return
+        if STRATEGIES[self.lipschitz_strategy].penalized_jacobian is not None:
+            raise InputError(
+                f"penalty_of {self.penalty_of!r}: {self.lipschitz_strategy} penalises a Jacobian, and no bound beside "
+                "it; leave penalty_of at 'layers'."
+            )
+        if self.penalty_of == "head" and (self.is_certified or not self.constrains_whole_head):
+            raise InputError(
+                f"penalty_of 'head': not under lipschitz_scope {self.lipschitz_scope!r}; use scope 'head' or "
+                "'network', whose constraint bounds the head by itself."
+            )
+        if self.penalty_of == "network" and not self.is_certified:
+            raise InputError(
+                f"penalty_of 'network': under lipschitz_scope {self.lipschitz_scope!r} there is no bound from the "
+                "pixels to the logits; use penalty_of 'head', or scope 'certified'."
             )
 
     @property

@@ -52,13 +52,24 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
             return None
         penalized = self._penalized_jacobian()
         if penalized is None:
-            return constants_penalty(self.penalty_factors(), self.config.penalty_reduction)
+            return self._bounds_penalty()
         if not (self.training and torch.is_grad_enabled()):
             return None
         seeds = sample_seeds(pixel_values)
         if penalized == "network" or self.is_certified():
             return jacobian_penalty(self._eval_mode_logits, pixel_values, seeds)
         return head_jacobian_penalty(seeds, *head_inputs)
+
+    def _bounds_penalty(self) -> torch.Tensor | None:
+        """The penalty of what the configuration names: the layers' constants, or a bound of what they make up."""
+        penalty_of = self.config.penalty_of if self.config.lipschitz_strategy else "layers"
+        if penalty_of == "layers":
+            return constants_penalty(self.penalty_factors(), self.config.penalty_reduction)
+        with torch.autocast(device_type=self.device.type, enabled=False):
+            if penalty_of == "network":
+                return self.network_bound().log().float()
+            parts = self.head_parts(torch.float64)
+            return parts.exact_bound(parts.bounded_norm()).float()
 
     def _penalized_jacobian(self) -> str | None:
         """Whose Jacobian the strategy penalises, `"head"` or `"network"`; `None` where its penalty is another one."""

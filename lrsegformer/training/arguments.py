@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from lrsegformer.choices import ARCHITECTURES, CERTIFIED_ATTENTIONS, NO_STRATEGY, PENALTY_REDUCTIONS, SCOPES
+from lrsegformer.choices import ARCHITECTURES, CERTIFIED_ATTENTIONS, NO_STRATEGY, PENALTIES, PENALTY_REDUCTIONS, SCOPES
 from lrsegformer.layers.registry import STRATEGIES
 
 
@@ -39,8 +39,9 @@ class ModelArguments:
         default="head",
         metadata={
             "help": "What is constrained: 'head' (every linear map of the head and its BatchNorm), 'projections' "
-            "(the decode head's four projections; bounds nothing but them) or 'certified' (all of a network whose "
-            "Lipschitz constant from the pixels to the logits is proven).",
+            "(the decode head's four projections; bounds nothing but them), 'network' (the head and every linear map "
+            "and convolution of the encoder; bounds each of them and the head, not the way from the pixels) or "
+            "'certified' (all of a network whose Lipschitz constant from the pixels to the logits is proven).",
             "choices": SCOPES,
         },
     )
@@ -66,10 +67,18 @@ class ModelArguments:
             "trained with --whole_images: 12,16."
         },
     )
+    penalty_of: str = field(
+        default="layers",
+        metadata={
+            "help": "What the penalty is of: 'layers' (their learned constants), 'head' (the bound of the whole head) "
+            "or 'network' (the logarithm of the bound from the pixels on, of a scope that has one).",
+            "choices": PENALTIES,
+        },
+    )
     penalty_reduction: str = field(
         default="geometric_mean",
         metadata={
-            "help": "How the learned constants become the penalty.",
+            "help": "How the learned constants become the penalty of the layers.",
             "choices": PENALTY_REDUCTIONS,
         },
     )
@@ -125,6 +134,9 @@ class TrainingDefaults:
     )
     head_learning_rate_multiplier: float = field(
         default=10.0, metadata={"help": "The head's learning rate as a multiple of the base rate."}
+    )
+    constants_learning_rate: float = field(
+        default=3e-2, metadata={"help": "Learning rate of the learned constants c, whatever that of the weights."}
     )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and the constants c have none."})
     total_batch_size: int | None = field(

@@ -94,6 +94,7 @@ def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Lip
     options = {
         "lipschitz_strategy": None if arguments.strategy == NO_STRATEGY else arguments.strategy,
         "lipschitz_scope": arguments.scope,
+        "penalty_of": arguments.penalty_of,
         "penalty_reduction": arguments.penalty_reduction,
         **_certified_options(arguments, splits),
         "lipschitz_options": parse_options(arguments.lipschitz_options),
@@ -179,6 +180,8 @@ def _warn_of_idle_penalty(
 ) -> None:
     default = type(arguments).__dataclass_fields__["lambda_lip"].default
     if arguments.lambda_lip in (0, default):
+        return
+    if model.config.penalty_of != "layers" and model.config.lipschitz_strategy:
         return
     if not any(layer.learns_constant or layer.penalized_jacobian for layer in model.constrained_layers().values()):
         logger.warning(

@@ -6,11 +6,18 @@ HEAD_PREFIXES = ("decode_head.", "classifier.")
 
 
 def parameter_groups(
-    model: torch.nn.Module, learning_rate: float, head_multiplier: float, weight_decay: float
+    model: torch.nn.Module,
+    learning_rate: float,
+    head_multiplier: float,
+    constants_learning_rate: float,
+    weight_decay: float,
 ) -> list[dict]:
     """
-    Groups for an optimizer: the head at a multiple of the base rate; no weight decay on norms and on the constants
-    `c`.
+    Groups for an optimizer: the head at a multiple of the base rate, the constants `c` at a rate of their own; no
+    weight decay on norms and constants.
+
+    AdamW moves each entry by about the learning rate a step, whatever the gradient. At the weights' rate, made for
+    entries of about 0.01, constants of about 1 to 10 would hardly move in a run of a few thousand steps.
 
     Biases decay, as in the published recipe (transformers' default exempts them).
 
@@ -18,26 +25,29 @@ def parameter_groups(
         model: any SegFormer, possibly wrapped (the names are searched for the head's prefix).
         learning_rate (`float`): base rate.
         head_multiplier (`float`): the head's rate over the base rate.
+        constants_learning_rate (`float`): the constants' rate.
         weight_decay (`float`): decay of everything else.
 
     Returns:
-        `list[dict]`: up to four groups with `params`, `lr`, `weight_decay` and a `name` (`"encoder"`,
-        `"encoder_no_decay"`,
-        `"head"`, `"head_no_decay"`). Each trainable parameter is in exactly one.
+        `list[dict]`: up to five groups with `params`, `lr`, `weight_decay` and a `name` (`"encoder"`,
+        `"encoder_no_decay"`, `"head"`, `"head_no_decay"`, `"constants"`). Each trainable parameter is in exactly one.
     """
     groups: dict[str, dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         in_head = any(name.startswith(prefix) or f".{prefix}" in name for prefix in HEAD_PREFIXES)
-        decays = not ("norm" in name or name.endswith(".c"))
+        is_constant = name.endswith(".c")
+        decays = not (is_constant or "norm" in name)
         group_name = ("head" if in_head else "encoder") + ("" if decays else "_no_decay")
+        group_name = "constants" if is_constant else group_name
+        rate = learning_rate * (head_multiplier if in_head else 1.0)
         group = groups.setdefault(
             group_name,
             {
                 "name": group_name,
                 "params": [],
-                "lr": learning_rate * (head_multiplier if in_head else 1.0),
+                "lr": constants_learning_rate if is_constant else rate,
                 "weight_decay": weight_decay if decays else 0.0,
             },
         )

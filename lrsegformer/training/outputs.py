@@ -191,6 +191,7 @@ def _hyperparameters(
         "input at evaluation": input_size(splits.processor),
         "learning rate": arguments.learning_rate,
         "head learning rate": arguments.learning_rate * arguments.head_learning_rate_multiplier,
+        "constants' learning rate": arguments.constants_learning_rate,
         "weight decay": arguments.weight_decay,
         "warmup steps": arguments.get_warmup_steps(state.max_steps),
         "schedule": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -30,15 +31,16 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
     [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
 
     - `loss = loss_task + loss_lipschitz`, the second `lambda_lip` times the model's `lipschitz_penalty`; the log has
-      all three, `lipschitz/<layer>` with the bound of each constrained layer, and `lipschitz/head` with that of the
-      head, in the norm of the strategy, where the constraint bounds it.
+      all three, `lipschitz/<layer>` with the bound of each constrained layer of the head, `lipschitz/encoder_largest`
+      and `lipschitz/encoder_geometric_mean` of the encoder's where they are constrained, and `lipschitz/head` with the
+      bound of the head, in the norm of the strategy, where the constraint bounds it.
     - The task loss is the mean over the valid pixels (segmentation) or samples (classification) of the whole batch of
       an optimizer step, over accumulation steps and processes. Loss and gradients do not depend on how that batch is
       split.
     - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
     - A loss, penalty, gradient or logit that is not finite stops the run before that is saved ([`FiniteChecks`]).
-    - The head has its own learning rate; norms and the constants `c` do not decay.
+    - The head and the constants `c` have learning rates of their own; norms and the constants do not decay.
     - Without `compute_metrics`, evaluation computes the scores of [`~lrsegformer.evaluation.ConfusionMatrix`] at the
       size of the labels, in constant memory.
 
@@ -291,10 +293,16 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         if getattr(model, "is_certified", bool)():
             # Of fixed constants, layer by layer, there is nothing to see.
             return {"lipschitz/network": model.network_bound().item()}
-        bounds = {
-            f"lipschitz/{name.removeprefix('decode_head.')}": layer.lipschitz_bound(model.row_scale_of(layer)).item()
-            for name, layer in model.constrained_layers().items()
-        }
+        bounds, of_encoder = {}, []
+        for name, layer in model.constrained_layers().items():
+            bound = layer.lipschitz_bound(model.row_scale_of(layer)).item()
+            if name.startswith("segformer."):  # Dozens, which no log line is to list.
+                of_encoder.append(bound)
+            else:
+                bounds[f"lipschitz/{name.removeprefix('decode_head.')}"] = bound
+        if of_encoder:
+            bounds["lipschitz/encoder_largest"] = max(of_encoder)
+            bounds["lipschitz/encoder_geometric_mean"] = geometric_mean(of_encoder)
         bound_of_head = model.head_bound() if bounds else None
         return bounds if bound_of_head is None else {**bounds, "lipschitz/head": bound_of_head}
 
@@ -382,6 +390,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
                 model,
                 options.get("lr", self.args.learning_rate),
                 self.args.head_learning_rate_multiplier,
+                self.args.constants_learning_rate,
                 options.get("weight_decay", self.args.weight_decay),
             )
             self.optimizer = optimizer_class(groups, **options)

@@ -18,7 +18,14 @@ logger = logging.get_logger(__name__)
 RECIPE_STEPS = 160_000
 MOST_WORKERS = 4
 NOT_NEGATIVE = (
-    *("lambda_lip", "learning_rate", "head_learning_rate_multiplier", "weight_decay", "max_grad_norm"),
+    *(
+        "lambda_lip",
+        "learning_rate",
+        "head_learning_rate_multiplier",
+        "constants_learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+    ),
     *("warmup_steps", "label_smoothing_factor", "adam_epsilon", "num_train_epochs"),
     *("logging_steps", "eval_steps", "save_steps"),
 )
@@ -31,8 +38,9 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
 
     The defaults are the published SegFormer recipe for ADE20K: AdamW at 6e-5 with the head at 10 times that, weight
     decay 0.01, 160k steps of 16 samples, linear warmup over 1500 of them, then linear decay to 0 (NVlabs/SegFormer,
-    `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier`, `total_batch_size`, and
-    for adversarial training `adversarial_steps` and `adversarial_eps`.
+    `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier`,
+    `constants_learning_rate`, `total_batch_size`, and for adversarial training `adversarial_steps` and
+    `adversarial_eps`.
 
     After construction `total_batch_size`, `per_device_train_batch_size` and `gradient_accumulation_steps` agree;
     `bf16` is set where the GPU supports it and nothing else was asked for; `max_steps` is -1 where `num_train_epochs`

@@ -35,7 +35,10 @@ REPORT = {
 def card_of(folder, **changes):
     options = {
         "config": SimpleNamespace(
-            lipschitz_strategy="stable_softplus", penalty_reduction="geometric_mean", id2label={0: "a|b", 1: "road"}
+            lipschitz_strategy="stable_softplus",
+            penalty_of="layers",
+            penalty_reduction="geometric_mean",
+            id2label={0: "a|b", 1: "road"},
         ),
         "task": "segmentation",
         "base_model": "nvidia/mit-b0",
@@ -169,7 +172,10 @@ def test_names_are_text_whatever_they_hold(tmp_path):
     """Neither the template's syntax nor a line of their own: names come from files of other people."""
     trap = "{{ 7 * 7 }} {% include '/etc/hostname' %}\n# Heading\n---"
     config = SimpleNamespace(
-        lipschitz_strategy="stable_softplus", penalty_reduction="geometric_mean", id2label={0: trap, 1: "road"}
+        lipschitz_strategy="stable_softplus",
+        penalty_of="layers",
+        penalty_reduction="geometric_mean",
+        id2label={0: trap, 1: "road"},
     )
     card = card_of(
         tmp_path,

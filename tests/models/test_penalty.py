@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lrsegformer import STRATEGIES, build_lipschitz_linear
+from lrsegformer import STRATEGIES, InputError, LRSegformerConfig, build_lipschitz_linear
 from lrsegformer.choices import PENALTY_REDUCTIONS
 from lrsegformer.models.penalty import constants_penalty
 
@@ -154,3 +154,71 @@ def test_descent_on_the_penalty_tightens_the_bound(make_model, images, strategy,
         optimizer.step()
     assert model.lipschitz_report()["head"]["bound"] < 0.95 * before
     assert model.config.keys_to_ignore_at_inference == ["lipschitz_penalty"]
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in JACOBIAN])
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_penalty_of_the_head_is_the_bound_that_is_reported(make_model, images, labels, task, strategy):
+    """Fixed constants or learned ones; a step along its gradient lowers what is reported."""
+    model = make_model(strategy, task=task, penalty_of="head").train()
+    target = labels if task == "segmentation" else torch.tensor([0, 4])
+    penalty = model(images, labels=target).lipschitz_penalty
+    assert penalty.dtype == torch.float32
+    assert penalty.item() == pytest.approx(model.head_bound(torch.float64), rel=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = model(images, labels=target).lipschitz_penalty
+    assert again.dtype == torch.float32 and again.item() == pytest.approx(penalty.item(), rel=1e-6)
+    penalty.backward()
+    before = model.head_bound()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(1e-3 * parameter.grad / parameter.grad.norm().clamp_min(1e-12))
+    # Where every singular value is K there may be nothing to lower.
+    assert model.head_bound() < (before if strategy in LEARNED else before * (1 + 1e-6))
+
+
+def test_gradient_of_the_heads_bound_is_its_derivative(make_model, images):
+    model = make_model("geometric_mean", penalty_of="head").double().train()
+    weight = model.decode_head.linear_projections[1].proj.weight
+    parts = model.head_parts(torch.float64)
+    (gradient,) = torch.autograd.grad(parts.exact_bound(parts.bounded_norm()), weight)
+    direction, values = torch.randn_like(weight), []
+    for step in (1e-5, -1e-5):
+        with torch.no_grad():
+            weight.add_(step * direction)
+            parts = model.head_parts(torch.float64)
+            values.append(parts.exact_bound(parts.bounded_norm()).item())
+            weight.sub_(step * direction)
+    difference = (values[0] - values[1]) / 2e-5
+    assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"penalty_of": "head", "lipschitz_strategy": "jacobian_norm"}, "jacobian_norm penalises a Jacobian"),
+        ({"penalty_of": "head", "lipschitz_scope": "projections"}, "not under lipschitz_scope 'projections'"),
+        ({"penalty_of": "network"}, "no bound from the pixels"),
+        ({"penalty_of": "network", "lipschitz_scope": "network"}, "no bound from the pixels"),
+        ({"penalty_of": "logits"}, "Unknown penalty_of 'logits'"),
+    ],
+)
+def test_a_penalty_of_what_has_no_bound_is_refused(options, words):
+    with pytest.raises(ValueError) as caught:
+        LRSegformerConfig(**{"lipschitz_strategy": "stable_softplus", **options})
+    error = next(error for error in (caught.value, caught.value.__cause__) if isinstance(error, InputError))
+    assert words in str(error) and "\n" not in str(error)
+
+
+def test_the_baseline_has_no_penalty_of_its_head(make_model, images):
+    assert make_model(None, penalty_of="head").train()(images).lipschitz_penalty is None
+
+
+def test_penalty_of_the_network_is_the_logarithm_of_its_bound(make_model, images):
+    model = make_model("orthogonal", "certified", penalty_of="network").train()
+    penalty = model(images).lipschitz_penalty
+    assert penalty.dtype == torch.float32
+    assert penalty.item() == pytest.approx(math.log(model.network_bound().item()), rel=1e-6)
+    with pytest.raises(InputError):
+        make_model(None).network_bound()

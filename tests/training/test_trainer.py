@@ -73,14 +73,14 @@ def test_penalty_has_its_weight(make_trainer, make_model):
 def test_penalty_lowers_every_constant(make_trainer):
     bounds = {}
     for weight in (0.0, 10.0):
-        trainer = make_trainer(lambda_lip=weight, learning_rate=1e-2, max_steps=4, warmup_steps=0)
+        trainer = make_trainer(lambda_lip=weight, constants_learning_rate=0.1, max_steps=4, warmup_steps=0)
         layers = trainer.model.constrained_layers()
         start = {name: layer.constant().item() for name, layer in layers.items()}
         trainer.train()
         bounds[weight] = trainer.model.lipschitz_report()["head"]["bound"]
     assert len(layers) == 6
     for name, layer in layers.items():
-        # AdamW moves c by about the head's rate a step: 0.1, 0.075, 0.05, 0.025, and each of these constants as much.
+        # AdamW moves c by about its rate a step: 0.1, 0.075, 0.05, 0.025, and each of these constants as much.
         assert layer.constant().item() < start[name] - 0.2, name
     assert bounds[10.0] < bounds[0.0]
 
