@@ -1,4 +1,4 @@
-# make quickstart | test | test-all | bench | quality | style | clean
+# make quickstart | quickstart-certified | test | test-all | bench | quality | style | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -6,6 +6,7 @@ BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_INSTALL_OPTIONS)
 SOURCES = lrsegformer scripts tests benchmarks
 OUTPUT ?= runs/quickstart
+CERTIFIED_OUTPUT ?= runs/quickstart-certified
 BENCHMARKS ?= docs/benchmarks.md
 BENCHMARK_THREADS ?= 2
 # Processes that share the tests, at most four: each imports torch, and beyond that the imports weigh more than the gain.
@@ -13,11 +14,17 @@ BENCHMARK_THREADS ?= 2
 WORKERS ?= logical
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
-.PHONY: quickstart install install-test install-bench test test-all bench quality style clean
+.PHONY: quickstart quickstart-certified install install-test install-bench test test-all bench quality style clean
 
 quickstart: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/finetune_seg.py \
 		--strategy stable_softplus --config docs/quickstart.yaml --output_dir $(OUTPUT)
+
+quickstart-certified: install
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/finetune_seg.py \
+		--config docs/quickstart_certified.yaml --output_dir $(CERTIFIED_OUTPUT)
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/certify.py --model $(CERTIFIED_OUTPUT) --dataset digits --image_size 64 \
+		--norms l2 per_pixel_l2 --per_pixel_radii 0.5/255 1/255 --output_dir $(CERTIFIED_OUTPUT)/certificates
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test

@@ -17,7 +17,7 @@ def carry_over(model: nn.Module, stock: nn.Module) -> None:
     Each matrix is brought to what the strategy allows (its nearest orthonormal one, for example), so that the signal
     keeps its scale, which the stock network leaves to LayerNorm. Taken over are the middle of each patch embedding's
     kernel, as large as a block; the query projection as the matrix of energy attention, or query, key and value; and
-    of the Mix-FFN the first linear map with its depthwise kernels and biases, cut into the steps. The second linear
+    of the Mix-FFN the longest rows of the first linear map, with their depthwise kernels and biases. The second linear
     map, the sequence reduction and the norms have no counterpart.
 
     Args:
@@ -40,9 +40,10 @@ def carry_over(model: nn.Module, stock: nn.Module) -> None:
                 for tensor in (stock_block.mlp.fc1.weight, convolution.weight, convolution.bias)
             )
             for step, matrix, kernel, bias in zip(steps, *pieces, strict=True):
-                _start(step.matrix, matrix)
-                step.dwconv.weight.copy_(kernel)
-                step.bias.copy_(bias)
+                rows = matrix.norm(dim=1).topk(len(step.bias)).indices
+                _start(step.matrix, matrix[rows])
+                step.dwconv.weight.copy_(kernel[rows])
+                step.bias.copy_(bias[rows])
 
 
 def _carry_embedding(stage: CertifiedStage, source: nn.Module, divisors: torch.Tensor | None) -> None:

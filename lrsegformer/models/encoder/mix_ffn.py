@@ -20,6 +20,8 @@ from lrsegformer.layers.merged_maps import MergedMapsMixin
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.encoder.pointwise import PointwiseMap
 
+# A step folds one of so many directions: folding all at once costs more than half of what varies over an image.
+FOLDED_PART = 4
 # Points of the grid of frequencies, along each axis, on which the gain of a kernel is looked for.
 GRID = 32
 # The gain of a kernel without weights: it stays one.
@@ -82,12 +84,15 @@ class ConvexPotentialStep(nn.Module):
     `x - (2 / beta) W^T relu(W x + b)`: a step down the convex function `sum(relu(W x + b)^2) / beta`.
 
     `W` is a matrix on channels, followed by a depthwise convolution where there is one, and `beta >= sigma(W)^2`. The
-    Jacobian is symmetric with eigenvalues in [-1, 1], so that the step needs no damping to be 1-Lipschitz in l2, and
-    with an orthogonal matrix alone it changes no length but by its bias: it mirrors half of the coordinates.
+    Jacobian is symmetric with eigenvalues in [-1, 1], so that the step needs no damping to be 1-Lipschitz in l2. With
+    orthonormal rows alone it mirrors the directions in which `W x + b` is positive, and keeps the others.
+
+    The map folds space along each row, and what lies on both sides of a fold can no longer be told apart: a few folds
+    a step, a quarter of the channels, let more of the signal through than many.
 
     Args:
         config ([`LRSegformerConfig`]): the strategy that makes the matrix.
-        channels (`int`): of the pixels, and of `W`'s output.
+        channels (`int`): of the pixels; `W` has a quarter as many rows.
         depthwise (`bool`): whether the step looks at neighbours.
 
     Source: Meunier et al. 2022 (arXiv 2110.12690), Araujo et al. 2023 (arXiv 2303.03169).
@@ -95,9 +100,10 @@ class ConvexPotentialStep(nn.Module):
 
     def __init__(self, config: LRSegformerConfig, channels: int, depthwise: bool):
         super().__init__()
-        self.matrix = PointwiseMap(config, channels, channels)
-        self.dwconv = UnitGainDepthwiseConv(channels) if depthwise else None
-        self.bias = nn.Parameter(torch.zeros(channels))
+        folds = max(1, channels // FOLDED_PART)
+        self.matrix = PointwiseMap(config, channels, folds)
+        self.dwconv = UnitGainDepthwiseConv(folds) if depthwise else None
+        self.bias = nn.Parameter(torch.zeros(folds))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The step from `hidden_states` `(batch, channels, height, width)`."""
@@ -131,8 +137,8 @@ class CertifiedMixFFN(nn.Module):
     """
     `mlp_ratio` convex-potential steps in place of a hidden layer that is `mlp_ratio` times as wide.
 
-    The parameters and products are those of one wide step. A wide one has a frame of vectors for the rows of `W`, and
-    with half of them active it shrinks every pixel towards 0; an orthogonal square one mirrors it.
+    One wide step would have a frame of vectors for the rows of `W`, and with half of them active it shrinks every
+    pixel towards 0.
 
     Args:
         config ([`LRSegformerConfig`]), channels (`int`), ratio (`int`): steps.

@@ -29,7 +29,10 @@ def labels_for(task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("strategy", IN_L2)
 def test_every_parameter_learns(make_model, images, strategy, task, attention):
-    model = make_model(strategy, "certified", task, certified_attention=attention, certified_training_radius=0.1)
+    # Wide enough that some fold of each step lies where the images are.
+    sizes = {"hidden_sizes": (32, 32, 32, 32), "decoder_hidden_size": 32}
+    options = {"certified_attention": attention, "certified_training_radius": 0.1, **sizes}
+    model = make_model(strategy, "certified", task, **options)
     outputs = model.train()(pixel_values=images, labels=labels_for(task))
     penalty = outputs.lipschitz_penalty
     (outputs.loss + (0 if penalty is None else penalty)).backward()

@@ -42,15 +42,15 @@ def test_unit_gain():
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_a_step_is_a_step_down_its_function(depthwise):
     """`x - grad f(x)`, by autograd, of `f(x) = sum(relu(W x + b)^2) / beta`."""
-    step = ConvexPotentialStep(CONFIG, 6, depthwise)
+    step = ConvexPotentialStep(CONFIG, 12, depthwise)
     with torch.no_grad():
         for parameter in step.parameters():
             parameter.normal_()
-    inputs = torch.randn(1, 6, 5, 4, requires_grad=True)
+    inputs = torch.randn(1, 12, 5, 4, requires_grad=True)
     matrix, bound = step.matrix.maps()
     hidden = torch.einsum("oc,bchw->bohw", matrix, inputs)
     if depthwise:
-        hidden = conv2d(hidden, step.dwconv.kernel(), padding=1, groups=6)
+        hidden = conv2d(hidden, step.dwconv.kernel(), padding=1, groups=len(step.bias))
     value = (hidden + step.bias[:, None, None]).relu().square().sum() / bound.square()
     (gradient,) = torch.autograd.grad(value, inputs)
     torch.testing.assert_close(step(inputs), inputs - gradient, rtol=1e-4, atol=1e-5)
