@@ -11,6 +11,7 @@ import yaml
 
 from lrsegformer import STRATEGIES, LRSegformerForSemanticSegmentation
 from lrsegformer.attacks.registry import ATTACKS
+from lrsegformer.choices import SCOPES
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.cli.run import RunArguments
 from lrsegformer.data import open_image
@@ -46,8 +47,9 @@ def test_every_option_named_in_the_readme_exists():
     assert len(named) > 15
 
 
-def test_the_table_of_strategies_is_that_of_the_registry():
-    assert re.findall(r"^\| `([a-z_]+)` \|", README, flags=re.MULTILINE) == list(STRATEGIES)
+def test_the_tables_of_strategies_and_scopes_are_complete():
+    rows = re.findall(r"^\| `([a-z_]+)`(?: \(default\))? \|", README, flags=re.MULTILINE)
+    assert rows == [*STRATEGIES, *SCOPES]
 
 
 def test_the_table_of_attacks_is_that_of_the_registry():

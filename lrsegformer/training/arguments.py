@@ -115,7 +115,7 @@ class TrainingDefaults:
         default=None,
         metadata={
             "help": "Scope certified: l2 radius, in 1/255 of the pixels' range, for which the loss asks each pixel's "
-            "class a certificate. Default: 51 (0.2)."
+            "class a certificate. Default: 36 (0.14)."
         },
     )
     adversarial_steps: int = field(
