@@ -198,5 +198,4 @@ def _constants(images: Sequence[ImageCertificate]) -> dict[str, float]:
     found = [image.constants for image in images if image.constants is not None]
     if not found:
         return {}
-    largest = {name: max(one.details[name] for one in found) for name in found[0].details}
-    return {**largest, "per_pixel": max(one.per_pixel for one in found)}
+    return {name: max(one.details[name] for one in found) for name in found[0].details}

@@ -119,9 +119,10 @@ def normalisation_factor(model: PixelModel) -> float:
 def _head_constants(parts: HeadParts) -> Callable[..., PathConstants]:
     norm = next(norm for norm in parts.norms if norm.name == (_HEAD_NORM if parts.to_relu is not None else "l2"))
     bound = 1.0 if parts.to_relu is None else parts.to_relu_bound(norm)
+    name = "features_to_classifier" if parts.to_relu is None else "features_to_relu"
 
     def constants(norm: str, size: Size, logits_size: Size | None, label_size: Size | None) -> PathConstants:
-        return PathConstants(bound, torch.inf, {"features_to_relu": bound})
+        return PathConstants(bound, torch.inf, {name: bound})
 
     return constants
 
