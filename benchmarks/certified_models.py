@@ -16,6 +16,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.bench.checkpoints import find_checkpoints, load_checkpoint
 from lrsegformer.robustness.bench.planning import prepare
+from lrsegformer.robustness.certificates.proven import normalisation_factor
 from lrsegformer.robustness.subset import Batch, Subset
 
 IMAGES = 4
@@ -40,7 +41,7 @@ class CertifiedRun:
 
     def constant(self, norm: str, image: Tensor) -> float:
         """Of the features, for a perturbation of length 1 of an image of this size."""
-        return _constant(self.pixels.model, norm, *image.shape[-3:])
+        return normalisation_factor(self.pixels) * _constant(self.pixels.model, norm, *image.shape[-3:])
 
     def singly(self) -> Iterator[Batch]:
         """The images, one at a time, on the model's device."""
