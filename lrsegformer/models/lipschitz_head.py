@@ -1,6 +1,7 @@
 """What both models share of their constrained heads: which layers, how they start, what is penalised and reported."""
 
 from collections.abc import Callable
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -146,6 +147,27 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
             `name`, and the `mean_estimate` and `largest_estimate` over images, heads and rows), and both over all.
         """
         return attention_estimate(self.segformer, pixel_values)
+
+    @torch.no_grad()
+    def bounds_to_log(self) -> dict[str, float]:
+        """
+        The bounds that training may move, by name: of each constrained layer of the head, the largest and the
+        geometric mean of the encoder's, and of the head where the constraint bounds it; of a certified model that of
+        the network alone.
+        """
+        if self.is_certified():
+            return {"network": self.network_bound().item()}
+        bounds, of_encoder = {}, []
+        for name, layer in self.constrained_layers().items():
+            bound = layer.lipschitz_bound(self.row_scale_of(layer)).item()
+            if name.startswith("segformer."):  # Dozens, which no log line is to list.
+                of_encoder.append(bound)
+            else:
+                bounds[name.removeprefix("decode_head.")] = bound
+        if of_encoder:
+            bounds["encoder_largest"], bounds["encoder_geometric_mean"] = max(of_encoder), geometric_mean(of_encoder)
+        of_head = self.head_bound() if bounds else None
+        return bounds if of_head is None else {**bounds, "head": of_head}
 
     @torch.no_grad()
     def head_bound(self, dtype: torch.dtype | None = None) -> float | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -285,26 +284,11 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         attack = {} if self._adversary is None else self._adversary.cost(steps)
         return {"loss_task": task / steps, "loss_lipschitz": penalty / steps, **attack, **self._layer_bounds()}
 
-    @torch.no_grad()
     def _layer_bounds(self) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not hasattr(model, "constrained_layers"):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not hasattr(model, "bounds_to_log"):
             return {}
-        if getattr(model, "is_certified", bool)():
-            # Of fixed constants, layer by layer, there is nothing to see.
-            return {"lipschitz/network": model.network_bound().item()}
-        bounds, of_encoder = {}, []
-        for name, layer in model.constrained_layers().items():
-            bound = layer.lipschitz_bound(model.row_scale_of(layer)).item()
-            if name.startswith("segformer."):  # Dozens, which no log line is to list.
-                of_encoder.append(bound)
-            else:
-                bounds[f"lipschitz/{name.removeprefix('decode_head.')}"] = bound
-        if of_encoder:
-            bounds["lipschitz/encoder_largest"] = max(of_encoder)
-            bounds["lipschitz/encoder_geometric_mean"] = geometric_mean(of_encoder)
-        bound_of_head = model.head_bound() if bounds else None
-        return bounds if bound_of_head is None else {**bounds, "lipschitz/head": bound_of_head}
+        return {f"lipschitz/{name}": bound for name, bound in model.bounds_to_log().items()}
 
     # ---- evaluation ----
 

@@ -1,5 +1,6 @@
 """Models of scope certified: what they share with every model, and what they refuse."""
 
+import copy
 import pickle
 
 import pytest
@@ -190,3 +191,28 @@ def test_positions_change_logits_and_no_constant(make_model, images):
     # The upper half of the grid was changed: logits of the last rows keep their values.
     assert (after - before)[:, :, :2].abs().min() > 0
     assert torch.equal(after[:, :, -2:], before[:, :, -2:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_exported_graphs_agree(make_model, images, task):
+    model = make_model("orthogonal", "certified", task)
+    with torch.no_grad():
+        exported = torch.export.export(model, (images,)).module()
+        torch.testing.assert_close(exported(images).logits, model(images).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_copies_and_transforms_agree(make_model, images, task):
+    model = make_model("orthogonal", "certified", task)
+    with torch.no_grad():
+        expected = model(images).logits
+        assert torch.equal(copy.deepcopy(model)(images).logits, expected)
+        by_one = torch.func.vmap(lambda image: model(image[None]).logits[0])(images)
+        torch.testing.assert_close(by_one, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_logged_is_the_networks_bound(make_model, task):
+    model = make_model("geometric_mean", "certified", task)
+    assert model.bounds_to_log() == {"network": pytest.approx(model.network_bound().item())}
