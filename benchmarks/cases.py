@@ -75,12 +75,13 @@ class Workload:
         for name in self.models:
             self.features(name)  # In its first call transformers installs hooks, which torch cannot compile whole.
 
-    def add(self, name: str, strategy: str, options: dict[str, str] | None = None) -> None:
+    def add(self, name: str, strategy: str, options: dict[str, str] | None = None, scope: str = "head") -> None:
         """Add ours with a strategy, freshly initialised; what a step costs does not hang on the weights."""
         config = LRSegformerConfig(
             **ARCHITECTURES[self.architecture],
             num_labels=CLASSES,
             lipschitz_strategy=strategy,
+            lipschitz_scope=scope,
             lipschitz_options=options,
         )
         model = LRSegformerForSemanticSegmentation(config).to(self.setup.device)

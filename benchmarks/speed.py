@@ -29,7 +29,7 @@ STEP_BATCH, MEMORY_BATCH, LOSS_BATCH, INFERENCE_BATCH = 2, 4, 4, 2
 STEP_GOALS = {"b0": 3.0, "b2": 2.7}
 HEAD_GOALS = {"b0": 3.0, "b2": 4.0}
 LOGITS_GOALS = {"b0": 1.6, "b2": 1.8}
-STRATEGY_GOAL, JACOBIAN_GOAL, PIXEL_GOAL = 1.10, 1.3, 4.2
+STRATEGY_GOAL, JACOBIAN_GOAL, NETWORK_GOAL, PIXEL_GOAL = 1.10, 1.3, 1.3, 4.2
 SIDES = (256, 512, 1024)
 
 EXPLANATION = f"""
@@ -154,7 +154,16 @@ def strategies(rounds: int) -> list[Figure]:
     figures = [Figure(STRATEGY, name, times[name], times[OURS], goal) for name, goal in goals.items()]
     workload.add(network, "jacobian_norm", {"jacobian": "network"})
     times = interleaved({name: workload.step(name) for name in (OURS, network)}, rounds, 0)
-    return [*figures, Figure(STRATEGY, network, times[network], times[OURS])]
+    return [*figures, Figure(STRATEGY, network, times[network], times[OURS]), *whole_networks(rounds)]
+
+
+def whole_networks(rounds: int) -> list[Figure]:
+    """Training steps under scope network, which computes an effective weight for every layer of the encoder, too."""
+    workload = Workload("b0", STEP_BATCH)
+    for strategy in STRATEGIES:
+        workload.add(strategy, strategy, scope="network")
+    times = interleaved({name: workload.step(name) for name in (OURS, *STRATEGIES)}, rounds, 35)
+    return [Figure(STRATEGY, f"{name}, scope network", times[name], times[OURS], NETWORK_GOAL) for name in STRATEGIES]
 
 
 def pixels(rounds: int) -> list[Figure]:
