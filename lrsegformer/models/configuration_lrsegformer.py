@@ -185,6 +185,11 @@ class LRSegformerConfig(SegformerConfig):
             )
         if config_dict.get("lipschitz_strategy") is not None:
             _refuse_another_reading(pretrained_model_name_or_path, config_dict, kwargs)
+        elif kwargs.get("lipschitz_strategy") is not None and kwargs.get("lipschitz_scope") == "certified":
+            raise InputError(
+                f"The checkpoint {pretrained_model_name_or_path} has none of a certified network's parts: "
+                "`lrsegformer.models.loading.load_model`, and every command line, start such a network from it."
+            )
         return {**config_dict, "model_type": cls.model_type}, kwargs
 
     @classmethod
@@ -203,7 +208,8 @@ class LRSegformerConfig(SegformerConfig):
 
 def _refuse_another_reading(name: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:
     """The raw weights and constants in a constrained file mean something else under another constraint."""
-    for option in ("lipschitz_strategy", "lipschitz_scope", "lipschitz_options"):
+    options = ("lipschitz_strategy", "lipschitz_scope", "lipschitz_options")
+    for option in (*options, "certified_attention") if saved.get("lipschitz_scope") == "certified" else options:
         before, now = saved.get(option), requested.get(option, saved.get(option))
         widened = option == "lipschitz_scope" and now in WIDER_SCOPES.get(before, ())
         if now != before and not widened:

@@ -121,7 +121,10 @@ def test_an_adapter_is_saved_and_loaded(model, images, tmp_path):
     torch.testing.assert_close(merged(images).logits, adapted(images).logits, rtol=1e-4, atol=1e-5)
     merged.save_pretrained(tmp_path / "merged")
     loaded = type(merged).from_pretrained(tmp_path / "merged")
-    assert torch.equal(loaded(images).logits, merged(images).logits)
+    # Tensors from a file may lie at other addresses than fresh ones, and products then round otherwise.
+    before, after = merged.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    torch.testing.assert_close(loaded(images).logits, merged(images).logits, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("part", ["classifier", "linear_fuse", "batch_norm", "proj"])

@@ -20,7 +20,7 @@ def assert_words(line, *words):
 
 def test_unknown_choices(explain):
     assert_words(explain("--strategy", "softplus"), "--strategy", "'softplus'", "stable_softplus", "orthogonal")
-    assert_words(explain("--scope", "network"), "--scope", "'network'", "projections")
+    assert_words(explain("--scope", "encoder"), "--scope", "'encoder'", "projections", "certified")
     assert_words(explain("--lambda_lip", "-1"), "--lambda_lip", "-1")
     assert_words(explain("--no_such_option", "1"), "--no_such_option", "--help")
 

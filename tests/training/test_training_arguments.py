@@ -37,11 +37,11 @@ def test_schedule_is_linear_warmup_then_linear_decay_to_exactly_zero(make_traine
     assert factor(160_000) == 0
 
 
-def test_rates_end_at_exactly_zero_in_both_groups(make_trainer):
+def test_rates_end_at_exactly_zero_in_all_groups(make_trainer):
     trainer = make_trainer(max_steps=3, warmup_steps=1, learning_rate=1e-3)
     trainer.train()
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0}
-    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {1e-3, 1e-2}
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {1e-3, 1e-2, 0.03}
     assert [log["learning_rate"] for log in trainer.state.log_history if "loss" in log] == pytest.approx(
         [0.0, 1e-3, 5e-4]
     )

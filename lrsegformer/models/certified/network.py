@@ -20,6 +20,7 @@ from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.encoder.certified import padded_sides
 from lrsegformer.models.encoder.mix_ffn import UnitGainDepthwiseConv
 from lrsegformer.models.encoder.pointwise import PointwiseMap
+from lrsegformer.models.task import task_of
 
 
 class CertifiedNetworkMixin:
@@ -72,7 +73,7 @@ class CertifiedNetworkMixin:
         if not (self.training and self.is_certified() and radius > 0):
             return None
         bound = self.network_bound().detach().double()
-        if getattr(self, "decode_head", None) is None:
+        if task_of(self) == "classification":
             bound = bound / math.sqrt(last_features.shape[2] * last_features.shape[3])
         return self._equal_rows().logit_margins(radius, bound)
 
@@ -110,9 +111,9 @@ class CertifiedNetworkMixin:
         lengths = [torch.ones((), device=self.device)]
         for stage in self.segformer.stages:
             lengths.append(lengths[-1] * stage.patch_embeddings.matrix.maps().bound)
-        head = getattr(self, "decode_head", None)
-        if head is None:
+        if task_of(self) == "classification":
             return lengths[-1]
+        head = self.decode_head
         bounds = torch.stack([each.maps().bound for each in head.linear_projections])
         scaled = head.scale_weights() * bounds * torch.stack(lengths[1:])
         return torch.linalg.vector_norm(scaled) * head.linear_fuse.maps().bound
@@ -134,10 +135,10 @@ class CertifiedNetworkMixin:
                 yield f"{place}.attention", block.attention, block.attention.constants(pixels)
                 for order, step in enumerate(block.mlp.steps):
                     yield f"{place}.mlp.steps.{order}", step, step.constants(pixels)
-        head = getattr(self, "decode_head", None)
-        if head is not None:
-            for order, step in enumerate(head.steps):
-                yield f"decode_head.steps.{order}", step, head.step_constants((height, width))[order]
+        if task_of(self) == "segmentation":
+            constants = self.decode_head.step_constants((height, width))
+            for order, step in enumerate(self.decode_head.steps):
+                yield f"decode_head.steps.{order}", step, constants[order]
 
     def _stage_constants(self, height: int, width: int) -> list[Constants]:
         """From the image to each stage's features."""
@@ -151,24 +152,21 @@ class CertifiedNetworkMixin:
         return scales
 
     def _head_constants(self, scales: list[Constants], size: tuple[int, int]) -> Constants:
-        head = getattr(self, "decode_head", None)
-        if head is not None:
-            return head.constants(scales, size)
+        if task_of(self) == "segmentation":
+            return self.decode_head.constants(scales, size)
         sides, stride = padded_sides(self.config, *size), 1
         for block in self.config.strides:
             stride *= block
         return scales[-1].then(mean_over_positions(sides[0] // stride * (sides[1] // stride)))
 
     def _head_bound(self) -> torch.Tensor:
-        head = getattr(self, "decode_head", None)
-        if head is None:
+        if task_of(self) == "classification":
             return torch.ones((), device=self.device)
-        projections = torch.stack([each.maps().bound for each in head.linear_projections])
-        return projections.max() * head.linear_fuse.maps().bound
+        projections = torch.stack([each.maps().bound for each in self.decode_head.linear_projections])
+        return projections.max() * self.decode_head.linear_fuse.maps().bound
 
     def _equal_rows(self) -> EqualRowsClassifier:
-        head = getattr(self, "decode_head", None)
-        return self.classifier if head is None else head.classifier
+        return self.decode_head.classifier if task_of(self) == "segmentation" else self.classifier
 
     def _refuse_other_scopes(self) -> None:
         if not self.is_certified():

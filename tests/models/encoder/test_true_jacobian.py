@@ -22,7 +22,7 @@ CASES = [("orthogonal", "energy"), ("spectral_norm", "softmax"), ("geometric_mea
 
 def certified(make_model, strategy: str, attention: str, task: str = "segmentation", **options):
     widths = {"hidden_sizes": (4, 4, 8, 8), "decoder_hidden_size": 6}
-    model = make_model(strategy, "certified", task, certified_attention=attention, **widths, **options)
+    model = make_model(strategy, "certified", task, certified_attention=attention, **{**widths, **options})
     return model.double().requires_grad_(False).merge()
 
 
@@ -35,7 +35,7 @@ def test_no_part_grows_more_than_its_constants(make_model, strategy, attention):
         part, constants = parts[name]
         x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         slope, where = climbed(part, "per_pixel_to_per_pixel", x, 0.3, steps=6)
-        assert slope <= constants.per_pixel_to_per_pixel.item(), name
+        assert slope <= constants.per_pixel_to_per_pixel.item() * (1 + 1e-9), name
         for point in (x[:1], where):
             reached = factors_of(jacobian_at(part, point), restarts=2, steps=8)
             shares = {pair: reached[pair] / getattr(constants, pair).item() for pair in PAIRS}
@@ -63,8 +63,10 @@ def test_no_logits_move_farther_than_the_network_says(make_model, attention, tas
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_every_step_of_a_new_model_moves_its_input(make_model, task):
     """A kernel and a bias of zero would have a gradient of zero, and stay."""
-    model = certified(make_model, "orthogonal", "energy", task, stirred=False)
+    # Of a single fold, random inputs may all lie on the side that stays.
+    wide = {"hidden_sizes": (32, 32, 32, 32), "decoder_hidden_size": 32}
+    model = certified(make_model, "orthogonal", "energy", task, stirred=False, **wide)
     for module in model.modules():
         if isinstance(module, ConvexPotentialStep):
-            x = torch.randn(1, module.bias.numel(), 4, 4, dtype=torch.float64)
+            x = torch.randn(1, module.matrix.linear.in_features, 4, 4, dtype=torch.float64)
             assert (module(x) - x).norm() > 0.1 * x.norm()
