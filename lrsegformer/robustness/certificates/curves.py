@@ -73,7 +73,9 @@ def _add_legend(figure: Any, colours: Mapping[str, Any], attacks: Sequence[str],
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, linewidth=3, label=model) for model, colour in colours.items()]
-    handles.append(Line2D([], [], color="grey", marker="o", markersize=5, label="certified"))
+    handles.append(Line2D([], [], color="grey", label="certified, each by itself"))
+    dot = {"linestyle": "", "marker": "o", "markersize": 5}
+    handles.append(Line2D([], [], color="grey", **dot, label="certified, larger of both rules"))
     if with_smoothing:
         square = {"linestyle": "", "marker": "s", "markerfacecolor": "none"}
         handles.append(Line2D([], [], color="grey", **square, label="smoothing, with its probability"))
