@@ -25,6 +25,7 @@ quickstart-certified: install
 		--config docs/quickstart_certified.yaml --output_dir $(CERTIFIED_OUTPUT)
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/certify.py --model $(CERTIFIED_OUTPUT) --dataset digits --image_size 64 \
 		--norms l2 per_pixel_l2 --per_pixel_radii 0.5/255 1/255 --output_dir $(CERTIFIED_OUTPUT)/certificates
+	@sed -n "/^## Perturbations/,/^Radii/p" $(CERTIFIED_OUTPUT)/certificates/results.md
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
