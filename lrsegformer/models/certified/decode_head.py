@@ -12,7 +12,7 @@ from lrsegformer.kernels.norm_relu_classifier import multiply_pixels
 from lrsegformer.kernels.upsampled_sum import upsampled_sum
 from lrsegformer.models.certified.classifier import EqualRowsClassifier
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.encoder.certified import padded_sides
+from lrsegformer.models.encoder.certified import stage_grids
 from lrsegformer.models.encoder.mix_ffn import ConvexPotentialStep
 from lrsegformer.models.encoder.pointwise import PointwiseMap
 
@@ -90,10 +90,7 @@ class CertifiedDecodeHead(nn.Module):
 
     def fused_constants(self, scales: Sequence[Constants], size: tuple[int, int]) -> Constants:
         """From the image to the fused features, positions added."""
-        sides, grids, stride = padded_sides(self.config, *size), [], 1
-        for block in self.config.strides:
-            stride *= block
-            grids.append((sides[0] // stride, sides[1] // stride))
+        grids = stage_grids(self.config, *size)
         upsampled = [scale.then(upsampling(grid, grids[0])) for scale, grid in zip(scales, grids, strict=True)]
         fuse = self.linear_fuse.exact_matrix().chunk(len(scales), dim=1)
         products = [block @ each.exact_matrix() for block, each in zip(fuse, self.linear_projections, strict=True)]

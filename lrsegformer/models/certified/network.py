@@ -17,7 +17,7 @@ from lrsegformer.layers.norms import ROUNDING_MARGIN
 from lrsegformer.models.certified.classifier import EqualRowsClassifier
 from lrsegformer.models.certified.report import certified_report
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.encoder.certified import padded_sides
+from lrsegformer.models.encoder.certified import padded_sides, stage_grids
 from lrsegformer.models.encoder.mix_ffn import UnitGainDepthwiseConv
 from lrsegformer.models.encoder.pointwise import PointwiseMap
 from lrsegformer.models.task import task_of
@@ -154,10 +154,7 @@ class CertifiedNetworkMixin:
     def _head_constants(self, scales: list[Constants], size: tuple[int, int]) -> Constants:
         if task_of(self) == "segmentation":
             return self.decode_head.constants(scales, size)
-        sides, stride = padded_sides(self.config, *size), 1
-        for block in self.config.strides:
-            stride *= block
-        return scales[-1].then(mean_over_positions(sides[0] // stride * (sides[1] // stride)))
+        return scales[-1].then(mean_over_positions(math.prod(stage_grids(self.config, *size)[-1])))
 
     def _head_bound(self) -> torch.Tensor:
         if task_of(self) == "classification":

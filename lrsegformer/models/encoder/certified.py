@@ -1,5 +1,8 @@
 """The certified encoder: SegFormer's stages with embedding, attention and Mix-FFN that expand nothing."""
 
+from itertools import accumulate
+from operator import mul
+
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -122,3 +125,10 @@ def padded_sides(config: LRSegformerConfig, height: int, width: int) -> tuple[in
     """Height and width of an image after padding."""
     multiple = total_stride(config)
     return height + -height % multiple, width + -width % multiple
+
+
+def stage_grids(config: LRSegformerConfig, height: int, width: int) -> list[tuple[int, int]]:
+    """Height and width of each stage's map of tokens, for an image of this size."""
+    height, width = padded_sides(config, height, width)
+    strides = accumulate(config.strides, mul)
+    return [(height // stride, width // stride) for stride in strides]
