@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Constraints hold the versions known to work; PIP_INSTALL_OPTIONS may name another index (see README, "Install").
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_INSTALL_OPTIONS)
-SOURCES = lrsegformer scripts tests benchmarks
+SOURCES = lrsegformer scripts tests benchmarks run.py
 OUTPUT ?= runs/quickstart
 CERTIFIED_OUTPUT ?= runs/quickstart-certified
 BENCHMARKS ?= docs/benchmarks.md

@@ -5,7 +5,9 @@ LRSegformer: fine-tune SegFormer with Lipschitz-constrained heads on Hugging Fac
 """
 
 import os
+import sys
 from importlib import import_module
+from pathlib import Path
 
 from lrsegformer._lazy import lazy_attributes
 
@@ -26,8 +28,18 @@ __all__ = ["__version__", *_HOMES]
 __getattr__ = lazy_attributes(__name__, _HOMES)
 
 
-# Registering takes torch and transformers, seconds that `--help` does not have: the command lines set this mark before
-# they import the package, and load the models once they have parsed their arguments. Removed, so that no child
-# inherits it.
-if os.environ.pop("LRSEGFORMER_PARSE_ONLY", None) is None:
+def _starts_a_command_line() -> bool:
+    """
+    Whether this import is the first thing that a command line does: of a script, which sets a mark, of `lrsegformer`,
+    or of `python -m lrsegformer`, whose file Python has not found yet.
+    """
+    # Removed, so that no child inherits it.
+    marked = os.environ.pop("LRSEGFORMER_PARSE_ONLY", None) is not None
+    by_module = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == __name__
+    return marked or by_module or Path(*sys.argv[:1]).stem == __name__
+
+
+# Registering takes torch and transformers, seconds that `--help` does not have: command lines load the models once
+# they have parsed their arguments.
+if not _starts_a_command_line():
     import_module("lrsegformer.models")

@@ -1,4 +1,4 @@
-"""The optional packages of the bench, imported where they are used and nowhere else."""
+"""The optional packages, imported where they are used and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lrsegformer.errors import InputError
 
 # What pip calls a package whose module has another name, and the extra that brings one that `robustness` does not.
 _INSTALL_NAMES = {"imagecorruptions": "imagecorruptions-imaug", "adv_lib": "adv-lib"}
-_EXTRAS = {"adv_lib": "alma"}
+_EXTRAS = {"adv_lib": "alma", "shtab": "completion"}
 
 
 def require(package: str) -> ModuleType:
@@ -31,7 +31,7 @@ def require(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name == package.partition(".")[0]:
-            raise InputError(f"this part of the robustness bench needs the package {name}: {remedy}") from None
+            raise InputError(f"this needs the package {name}: {remedy}") from None
         reason = error
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError is torchvision's, where it does not fit torch
         reason = error

@@ -26,8 +26,8 @@ ROOMS = (
     "robustness",
     "cli",
 )
-# What imports the package's own names for its users, and so stands above all rooms.
-ROOF = PACKAGE
+# What imports the package's own names for its users, and what starts its command: they stand above all rooms.
+ROOF = (PACKAGE, f"{PACKAGE}.__main__")
 MOST_FILES_OF_A_ROOM = 14
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -36,7 +36,7 @@ FILES = {
 
 
 def height_of(module: str) -> int:
-    if module == ROOF:
+    if module in ROOF:
         return len(ROOMS)
     room = module.split(".")[1]
     return ROOMS.index(room) if room in ROOMS else ROOMS.index("ground")
@@ -75,7 +75,7 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if module != ROOF])
+@pytest.mark.parametrize("module", [module for module in FILES if module not in ROOF])
 def test_imports_go_down(module):
     upward = [other for other in IMPORTS[module] if height_of(other) > height_of(module)]
     assert not upward, f"{module} imports {', '.join(sorted(upward))}, which lie above it"

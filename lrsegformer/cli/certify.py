@@ -1,4 +1,4 @@
-"""`certify.py`: certificates of models, beside attacks and smoothing."""
+"""`lrsegformer certify`: certificates of models, beside attacks and smoothing."""
 
 import logging
 import os
@@ -22,6 +22,13 @@ def main(argv: list[str] | None = None) -> None:
     run_or_explain(lambda: _run(argv), REMEDIES)
 
 
+def build_parser() -> OneLineParser:
+    """The parser of the options."""
+    parser = OneLineParser((CertificateArguments, BenchDataArguments), description=DESCRIPTION)
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    return parser
+
+
 def parse_arguments(argv: list[str]) -> tuple[CertificateArguments, BenchDataArguments]:
     """
     Parse a command line.
@@ -29,8 +36,7 @@ def parse_arguments(argv: list[str]) -> tuple[CertificateArguments, BenchDataArg
     Raises:
         [`~lrsegformer.errors.InputError`]: for anything wrong with the options. `SystemExit`: after `--help`.
     """
-    parser = OneLineParser((CertificateArguments, BenchDataArguments), description=DESCRIPTION)
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser = build_parser()
     return parser.build(parser.parse_with_config(argv).values)
 
 

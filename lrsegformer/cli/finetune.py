@@ -1,4 +1,4 @@
-"""`finetune_seg.py` and `finetune_cls.py`: the options of a fine-tuning run, and the run."""
+"""`lrsegformer finetune-seg` and `finetune-cls`: the options of a fine-tuning run, and the run."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from lrsegformer.choices import CERTIFIED_RECIPE, RECIPES
 from lrsegformer.cli.failures import Remedies, run_or_explain
-from lrsegformer.cli.parser import OneLineParser, Parsed
+from lrsegformer.cli.parser import OneLineParser, Parsed, program
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.errors import InputError
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
@@ -42,7 +42,8 @@ def finetune_command(task: str, argv: Sequence[str], **defaults: Any) -> None:
     arguments = parse_arguments(task, argv, **defaults)
     from lrsegformer.training.finetune import finetune
 
-    finetune(task, *arguments, command=command_without_folders([os.path.relpath(sys.argv[0]), *sys.argv[1:]]))
+    words = program()
+    finetune(task, *arguments, command=command_without_folders([*words, *sys.argv[len(words) :]]))
 
 
 def command_without_folders(argv: list[str]) -> str:
@@ -52,20 +53,23 @@ def command_without_folders(argv: list[str]) -> str:
 
 
 def build_parser(
-    task: str, description: str, training_class: type = TrainingDefaults, own_options: tuple[type, ...] = ()
+    task: str,
+    description: str | None = None,
+    training_class: type = TrainingDefaults,
+    own_options: tuple[type, ...] = (),
 ) -> OneLineParser:
     """
     The parser of a task.
 
     Args:
         task (`str`): `"segmentation"` or `"classification"`; sets the recipe's defaults.
-        description (`str`): first paragraph of `--help`.
+        description (`str`, *optional*): first paragraph of `--help`; that of the task by default.
         training_class (`type`, *optional*, defaults to `TrainingDefaults`):
             `TrainingDefaults` for `--help`, which then needs no torch, or `LRSegformerTrainingArguments` to parse.
         own_options (`tuple[type]`, *optional*): dataclasses of what a command has beyond the others, for its `--help`.
     """
     kinds = (*own_options, ModelArguments, DataArguments, training_class)
-    parser = OneLineParser(kinds, description=description, epilog=EPILOG)
+    parser = OneLineParser(kinds, description=description or DESCRIPTIONS[task], epilog=EPILOG)
     parser.add_argument("--config", metavar="FILE", default=None, help="YAML or JSON file of options.")
     parser.add_argument(
         "--help_all", action="store_true", help="List the options of transformers.TrainingArguments too."
@@ -87,12 +91,11 @@ def parse_arguments(task: str, argv: Sequence[str], **defaults: Any) -> tuple[Mo
     Raises:
         [`~lrsegformer.errors.InputError`]: for anything wrong with the options. `SystemExit`: after `--help`.
     """
-    description = DESCRIPTIONS[task]
     if any(option in ("-h", "--help") for option in argv):
-        build_parser(task, description).parse_args(["--help"])
+        build_parser(task).parse_args(["--help"])
     from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
-    parser = build_parser(task, description, LRSegformerTrainingArguments)
+    parser = build_parser(task, training_class=LRSegformerTrainingArguments)
     parser.set_defaults(**defaults)
     if "--help_all" in argv:
         parser.parse_args(["--help"])

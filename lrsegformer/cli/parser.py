@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import json
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from transformers import HfArgumentParser
 
 from lrsegformer.errors import InputError
 
+COMMAND = "lrsegformer"
 # For argparse, which has no public way to say it: its own pattern takes -1e-3 and -5. for options.
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
@@ -40,7 +43,7 @@ class OneLineParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types: Any, **kwargs: Any):
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        super().__init__(dataclass_types, **{"prog": " ".join(program()), "allow_abbrev": False, **kwargs})
         self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str) -> None:
@@ -79,6 +82,14 @@ class OneLineParser(HfArgumentParser):
             kind(**{field.name: values[field.name] for field in dataclasses.fields(kind) if field.init})
             for kind in self.dataclass_types
         )
+
+
+def program() -> list[str]:
+    """The words by which a user started this process: `lrsegformer` and a command's name, or the file of a script."""
+    file = Path(sys.argv[0])
+    if COMMAND in (file.stem, file.parent.name if file.name == "__main__.py" else None):
+        return [COMMAND, *sys.argv[1:2]]
+    return [os.path.relpath(file)]
 
 
 def find_option(option: str, argv: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""`robustness.py`: score models under attack, corruption and shifted data."""
+"""`lrsegformer robustness`: score models under attack, corruption and shifted data."""
 
 import logging
 import os
@@ -21,6 +21,13 @@ def main(argv: list[str] | None = None) -> None:
     run_or_explain(lambda: _run(argv), REMEDIES)
 
 
+def build_parser() -> OneLineParser:
+    """The parser of the options."""
+    parser = OneLineParser((RobustnessArguments, BenchDataArguments), description=DESCRIPTION)
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    return parser
+
+
 def parse_arguments(argv: list[str]) -> tuple[RobustnessArguments, BenchDataArguments]:
     """
     Parse a command line.
@@ -28,8 +35,7 @@ def parse_arguments(argv: list[str]) -> tuple[RobustnessArguments, BenchDataArgu
     Raises:
         [`~lrsegformer.errors.InputError`]: for anything wrong with the options. `SystemExit`: after `--help`.
     """
-    parser = OneLineParser((RobustnessArguments, BenchDataArguments), description=DESCRIPTION)
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser = build_parser()
     return parser.build(parser.parse_with_config(argv).values)
 
 

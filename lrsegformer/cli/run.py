@@ -1,4 +1,4 @@
-"""`run.py`: both tasks behind one command, with a strategy unless the baseline is asked for."""
+"""`lrsegformer run`: both tasks behind one command, with a strategy unless the baseline is asked for."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ DESCRIPTION = "Fine-tune SegFormer: both tasks behind one command."
 
 @dataclass
 class RunArguments:
-    """What `run.py` asks beyond the options of the fine-tuning command lines; on the command line alone."""
+    """What `run` asks beyond the options of the fine-tuning command lines; on the command line alone."""
 
     _argument_group_name = "run"
 
@@ -32,7 +32,7 @@ class RunArguments:
 
 def split_options(argv: Sequence[str]) -> tuple[str, list[str]]:
     """
-    Take the options of `run.py` out of a command line.
+    Take the options of `run` out of a command line.
 
     Returns:
         The task, and the options of its fine-tuning command line.
@@ -53,16 +53,21 @@ def split_options(argv: Sequence[str]) -> tuple[str, list[str]]:
     return own.task, others
 
 
+def build_parser() -> OneLineParser:
+    """The parser of `--help`."""
+    parser = finetune.build_parser("segmentation", DESCRIPTION, own_options=(RunArguments,))
+    parser.set_defaults(strategy=DEFAULT_STRATEGY)
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
-    """The entry of `scripts/run.py`."""
+    """Run the command line; exits after one line where the input is wrong or Ctrl-C stops it."""
     argv = sys.argv[1:] if argv is None else argv
     run_or_explain(lambda: _run(argv), finetune.REMEDIES)
 
 
 def _run(argv: list[str]) -> None:
     if any(option in ("-h", "--help") for option in argv):
-        parser = finetune.build_parser("segmentation", DESCRIPTION, own_options=(RunArguments,))
-        parser.set_defaults(strategy=DEFAULT_STRATEGY)
-        parser.parse_args(["--help"])
+        build_parser().parse_args(["--help"])
     task, options = split_options(argv)
     finetune.finetune_command(task, options, strategy=DEFAULT_STRATEGY)
