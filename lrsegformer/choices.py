@@ -14,6 +14,9 @@ CERTIFICATE_NORMS = ("l2", "per_pixel_l2")
 # For the many tests of a smoothed segmentation.
 SMOOTHING_CORRECTIONS = ("holm", "bonferroni")
 
+# How a segmentation model is applied to an image: evaluation/protocols.py.
+PROTOCOLS = ("whole", "slide", "multi_scale_flip")
+
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"
 SCOPES = ("head", "projections", "network", "certified")

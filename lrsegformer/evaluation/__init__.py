@@ -13,6 +13,7 @@ _HOME_OF_NAME = {
     "scores_from_counts": "scores",
     "largest_class": "prediction",
     "predict_classes": "prediction",
+    "predict_pixels": "prediction",
     "holds_bounds": "curves",
     "palette": "figures",
     "save_bounds": "curves",
