@@ -22,6 +22,7 @@ _HOMES = {
     "LRSegformerForSemanticSegmentation": "models",
     "LRSegformerTrainer": "training",
     "LRSegformerTrainingArguments": "training",
+    "Predictor": "inference",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -9,7 +9,7 @@ from lrsegformer.errors import InputError
 
 # What pip calls a package whose module has another name, and the extra that brings one that `robustness` does not.
 _INSTALL_NAMES = {"imagecorruptions": "imagecorruptions-imaug", "adv_lib": "adv-lib"}
-_EXTRAS = {"adv_lib": "alma", "shtab": "completion"}
+_EXTRAS = {"adv_lib": "alma", "av": "video", "shtab": "completion"}
 
 
 def require(package: str) -> ModuleType:

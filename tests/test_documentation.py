@@ -19,6 +19,7 @@ from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.processor import load_processor
 from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.evaluation import predict_classes
+from lrsegformer.inference.arguments import PredictArguments
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.training import LRSegformerTrainingArguments
@@ -27,8 +28,8 @@ from lrsegformer.training.arguments import ModelArguments
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_TRAINING = OneLineParser((RunArguments, ModelArguments, DataArguments, LRSegformerTrainingArguments))
-OF_BENCHES = [OneLineParser(kind) for kind in (RobustnessArguments, CertificateArguments)]
-FIELDS = {*OF_TRAINING.field_names(), *(name for parser in OF_BENCHES for name in parser.field_names())}
+OF_OTHERS = [OneLineParser(kind) for kind in (RobustnessArguments, CertificateArguments, PredictArguments)]
+FIELDS = {*OF_TRAINING.field_names(), *(name for parser in OF_OTHERS for name in parser.field_names())}
 # Options of our command lines that are no fields, and options of accelerate.
 OTHERS = {"config", "help", "help_all", "config_file", "print_completion"}
 
@@ -76,7 +77,7 @@ def test_the_snippets_run(segmentation_run, make_stock, turned_photograph, tmp_p
     folder, _ = segmentation_run
     turned_photograph(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    usage, in_python = code_blocks("python")
+    usage, prediction, in_python = code_blocks("python")
     names: dict = {}
     exec(compile(usage.replace("runs/quickstart", str(folder)), "README.md", "exec"), names)
     with Image.open(tmp_path / "prediction.png") as picture:
@@ -88,6 +89,10 @@ def test_the_snippets_run(segmentation_run, make_stock, turned_photograph, tmp_p
     logits = LRSegformerForSemanticSegmentation.from_pretrained(folder)(item["pixel_values"][None]).logits
     assert torch.equal(names["classes"], predict_classes(logits.detach(), (90, 70))[0])
     assert float(capsys.readouterr().out) > 0
+    in_three_lines: dict = {}
+    exec(compile(prediction.replace("runs/quickstart", str(folder)), "README.md", "exec"), in_three_lines)
+    assert np.array_equal(in_three_lines["prediction"].classes, names["classes"].numpy())
+    assert capsys.readouterr().out.startswith("(90, 70) {")
     # Without a network a folder stands for the checkpoint.
     make_stock("classification").save_pretrained(tmp_path / "mit")
     exec(compile(in_python.replace("nvidia/mit-b0", str(tmp_path / "mit")), "README.md", "exec"), {})

@@ -24,6 +24,7 @@ ROOMS = (
     "attacks",
     "training",
     "robustness",
+    "inference",
     "cli",
 )
 # What imports the package's own names for its users, and what starts its command: they stand above all rooms.

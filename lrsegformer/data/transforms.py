@@ -178,23 +178,40 @@ class EvaluationTransform:
     def __call__(
         self, image: Image.Image, target: np.ndarray | int, rng: np.random.Generator
     ) -> dict[str, torch.Tensor | int]:
-        try:
-            pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-        except ValueError as error:
-            raise InputError(
-                f"an image of {image.width}x{image.height} cannot be made an input ({error}): cut it, or leave it out"
-            ) from error
+        pixels = input_pixels(self.processor, image)
         height, width = pixels.shape[-2:]
-        if min(height, width) < SMALLEST_INPUT:
-            raise InputError(
-                f"an image of {image.width}x{image.height} makes an input of {width}x{height}, and SegFormer takes no "
-                f"side below {SMALLEST_INPUT} pixels: cut the image, leave it out, or give a larger --eval_size"
-            )
         if not isinstance(target, np.ndarray):
             return {"pixel_values": pixels, "labels": int(target)}
         if self.resize_labels:
             target = nearest_crop(target, (width, height), (0, 0, width, height))
         return {"pixel_values": pixels, "labels": torch.from_numpy(np.array(target))}
+
+
+def input_pixels(processor: Any, image: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """
+    The input `(3, height, width)` that a saved image processor makes of an upright RGB image.
+
+    Args:
+        processor (image processor): of the model; see [`lrsegformer.data.processor`].
+        size (`tuple[int, int]`, *optional*): height and width in place of the processor's, of one that does not cut.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for an image so long that SegFormer cannot take what is left of it.
+    """
+    resized = {} if size is None else {"do_resize": True, "size": {"height": size[0], "width": size[1]}}
+    try:
+        pixels = processor(images=image, return_tensors="pt", **resized)["pixel_values"][0]
+    except ValueError as error:
+        raise InputError(
+            f"an image of {image.width}x{image.height} cannot be made an input ({error}): cut it, or leave it out"
+        ) from error
+    height, width = pixels.shape[-2:]
+    if min(height, width) < SMALLEST_INPUT:
+        raise InputError(
+            f"an image of {image.width}x{image.height} makes an input of {width}x{height}, and SegFormer takes no "
+            f"side below {SMALLEST_INPUT} pixels: cut the image, leave it out, or give a larger --eval_size"
+        )
+    return pixels
 
 
 class Normalise:

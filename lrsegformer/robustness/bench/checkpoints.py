@@ -46,21 +46,32 @@ class Checkpoint:
             all of `name` where two share that.
         task (`str`): `"segmentation"` or `"classification"`.
         class_names (`tuple[str, ...]`): as its configuration has them, in the order of the logits.
+        option (`str`): by which the command line names it, for messages.
     """
 
     name: str
     label: str
     task: str
     class_names: tuple[str, ...]
+    option: str = "--models"
+
+    @property
+    def said(self) -> str:
+        """The checkpoint as the command line names it."""
+        return f"{self.option} {self.name}"
 
     @property
     def num_labels(self) -> int:
         return len(self.class_names)
 
 
-def find_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
+def find_checkpoints(names: Sequence[str], option: str = "--models") -> list[Checkpoint]:
     """
     Read the configurations of all models.
+
+    Args:
+        names (sequence of `str`): folders or Hub ids.
+        option (`str`): by which the command line names them, for messages.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: one cannot be reached or is no SegFormer with a head, or they differ in
@@ -70,19 +81,18 @@ def find_checkpoints(names: Sequence[str]) -> list[Checkpoint]:
     labels = {name: part if list(short.values()).count(part) == 1 else name for name, part in short.items()}
     checkpoints = []
     for name in names:
-        config = _reach(name, lambda name=name: AutoConfig.from_pretrained(name))
+        config = _reach(name, option, lambda name=name: AutoConfig.from_pretrained(name))
         class_names = tuple(config.id2label[index] for index in sorted(config.id2label))
-        checkpoints.append(Checkpoint(name, labels[name], _task_of(name, config), class_names))
+        checkpoints.append(Checkpoint(name, labels[name], _task_of(f"{option} {name}", config), class_names, option))
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if other.task != first.task:
             raise InputError(
-                f"--models {first.name} is for {first.task} and {other.name} for {other.task}: compare models of one "
-                "task"
+                f"{first.said} is for {first.task} and {other.name} for {other.task}: compare models of one task"
             )
         if other.num_labels != first.num_labels:
             raise InputError(
-                f"--models {first.name} has {first.num_labels} classes and {other.name} {other.num_labels}: compare "
+                f"{first.said} has {first.num_labels} classes and {other.name} {other.num_labels}: compare "
                 "models of one data set"
             )
     return checkpoints
@@ -92,14 +102,14 @@ def check_classes(checkpoint: Checkpoint, class_names: Sequence[str], dataset_na
     """Raises `InputError` where the data set has other classes than the model, or the same in another order."""
     if checkpoint.num_labels != len(class_names):
         raise InputError(
-            f"--models {checkpoint.name} has {checkpoint.num_labels} classes, and the data set {dataset_name} has "
+            f"{checkpoint.said} has {checkpoint.num_labels} classes, and the data set {dataset_name} has "
             f"{len(class_names)}: give the data set that it was trained for, or --class_names"
         )
     pairs = list(zip(checkpoint.class_names, class_names, strict=True))
     if sorted(checkpoint.class_names) == sorted(class_names) and any(model != data for model, data in pairs):
         place, (model, data) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
         raise InputError(
-            f"--models {checkpoint.name} has the classes of the data set {dataset_name} in another order (class "
+            f"{checkpoint.said} has the classes of the data set {dataset_name} in another order (class "
             f"{place} is {model!r} to the model and {data!r} in the data): give --class_names in the model's order"
         )
 
@@ -114,18 +124,19 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
     auto_class = _AUTO_CLASSES[checkpoint.task]
     model, info = _reach(
         checkpoint.name,
+        checkpoint.option,
         lambda: auto_class.from_pretrained(checkpoint.name, output_loading_info=True, dtype=torch.float32),
     )
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(
-            f"--models {checkpoint.name} lacks {len(missing)} tensors of the model ({missing[0]}, ...): give a "
+            f"{checkpoint.said} lacks {len(missing)} tensors of the model ({missing[0]}, ...): give a "
             "fine-tuned checkpoint, not a backbone alone"
         )
     for tensor_name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(
-                f"--models {checkpoint.name} holds values that are not finite (in {tensor_name}): its training went "
+                f"{checkpoint.said} holds values that are not finite (in {tensor_name}): its training went "
                 "astray; give an earlier checkpoint"
             )
     return model.eval()
@@ -143,7 +154,7 @@ def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImag
         processor = load_processor(checkpoint.name)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--models {checkpoint.name} has no preprocessor_config.json that says how images become inputs: give "
+            f"{checkpoint.said} has no preprocessor_config.json that says how images become inputs: give "
             f"the folder of a finished run ({str(error).splitlines()[0]})"
         ) from None
     if eval_size is None:
@@ -184,20 +195,20 @@ def _short_name(name: str) -> str:
     return f"{path.parent.name}/{path.name}" if path.name.startswith("checkpoint-") else path.name
 
 
-def _task_of(name: str, config: PretrainedConfig) -> str:
+def _task_of(said: str, config: PretrainedConfig) -> str:
     task = task_of_config(config)
     if task is not None:
         return task
     raise InputError(
-        f"--models {name} is no SegFormer for segmentation or classification (its configuration names "
+        f"{said} is no SegFormer for segmentation or classification (its configuration names "
         f"{', '.join(config.architectures or ['no architecture'])}): give a fine-tuned SegFormer"
     )
 
 
-def _reach(name: str, load: Any) -> Any:
+def _reach(name: str, option: str, load: Any) -> Any:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not Path(name).is_dir():
-        raise InputError(f"--models {name}: no such folder; check the path")
+        raise InputError(f"{option} {name}: no such folder; check the path")
     try:
         return load()
     except InputError:
@@ -205,10 +216,10 @@ def _reach(name: str, load: Any) -> Any:
     except (RepositoryNotFoundError, HFValidationError, SafetensorError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
             raise InputError(
-                f"--models {name} is gated: accept its terms on https://huggingface.co/{name} and run `hf auth login`"
+                f"{option} {name} is gated: accept its terms on https://huggingface.co/{name} and run `hf auth login`"
             ) from None
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(
-            f"--models {name} cannot be loaded ({reason}): give the folder of a run, or a Hub id where there is a "
+            f"{option} {name} cannot be loaded ({reason}): give the folder of a run, or a Hub id where there is a "
             "network"
         ) from None

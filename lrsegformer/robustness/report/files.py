@@ -113,7 +113,7 @@ def writing_to(folder: str | Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"--output_dir {folder}: {error.filename or 'a file'} cannot be written ({error.strerror}); make room or "
-            "give another folder (finished cells are kept)"
+            "give another folder (what is finished is kept)"
         ) from error
 
 

@@ -1,0 +1,268 @@
+"""A saved model as a function of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.utils import logging
+
+from lrsegformer.attacks.pixel_model import PixelModel
+from lrsegformer.certification.margins import CertifiedPixels, certified_pixels, certified_radii
+from lrsegformer.data.examples import open_image
+from lrsegformer.data.files.pixels import ImageReading
+from lrsegformer.data.transforms import input_pixels
+from lrsegformer.errors import InputError
+from lrsegformer.evaluation.prediction import largest_class, predict_classes, predict_pixels
+from lrsegformer.evaluation.protocols import SCALES, multi_scale_flip, slide, whole
+from lrsegformer.inference.arguments import check_protocol, window_and_stride
+from lrsegformer.inference.prediction import ClassPrediction, MapPrediction
+from lrsegformer.models.task import task_of
+from lrsegformer.robustness.bench.checkpoints import find_checkpoints, load_checkpoint, scoring_processor
+from lrsegformer.robustness.certificates.proven import NETWORK, Proof, proof_of
+
+logger = logging.get_logger(__name__)
+
+# What messages call the model of a command line.
+OPTION = "MODEL"
+
+
+class Protocol(NamedTuple):
+    """
+    How a model sees an image; see [`lrsegformer.evaluation.protocols`].
+
+    Attributes:
+        name (`str`): of `choices.PROTOCOLS`.
+        window, stride (`int`): of `slide`, in pixels of the input.
+    """
+
+    name: str = "whole"
+    window: int = 0
+    stride: int = 0
+
+    @classmethod
+    def of(cls, name: str, window: int | None = None, stride: int | None = None) -> Protocol:
+        """The protocol of that name, with its defaults; raises `InputError` for what makes none."""
+        check_protocol(name, window, stride)
+        return cls(name, *window_and_stride(window, stride)) if name == "slide" else cls(name)
+
+    def inputs(self, processor: Any, image: Image.Image) -> list[Tensor]:
+        """What the model is given of an image: `(3, height, width)` each, of several sizes under multi_scale_flip."""
+        pixels = input_pixels(processor, image)
+        if self.name != "multi_scale_flip":
+            return [pixels]
+        sizes = [tuple(round(scale * side) for side in pixels.shape[-2:]) for scale in SCALES]
+        return [
+            pixels if scale == 1 else input_pixels(processor, image, size)
+            for scale, size in zip(SCALES, sizes, strict=True)
+        ]
+
+    def logits(self, logits_of: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of logits of a batch of such inputs."""
+        if self.name == "multi_scale_flip":
+            return multi_scale_flip(logits_of, inputs)
+        if self.name == "slide":
+            return slide(logits_of, inputs[0], self.window, self.stride)
+        return whole(logits_of, inputs[0])
+
+
+class Predictor:
+    """
+    A SegFormer with a head, ours or stock, of either task, as a function of images.
+
+    An image becomes an input by the image processor that is saved with the model, and predictions of segmentation come
+    at the image's own size, as the scores of a run are made.
+
+    Args:
+        model (`torch.nn.Module`): is set to eval mode and, where it is ours, merged.
+        processor (image processor): of the model.
+        protocol (`str`, *optional*, defaults to `"whole"`): `"whole"`, `"slide"` or `"multi_scale_flip"`; see
+            [`lrsegformer.evaluation.protocols`]. Of classification `"whole"` alone.
+        window, stride (`int`, *optional*): of `"slide"`, in pixels of the input. Default: 512, and two thirds of it.
+        confidence (`bool`, *optional*, defaults to `False`): also maps of the probability of the predicted class.
+        certified_radius (`bool`, *optional*, defaults to `False`): also how far each prediction is certified.
+        reading ([`~lrsegformer.data.ImageReading`], *optional*): of image files, where the processor leaves it open.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: no SegFormer with a head; a protocol, or maps of confidence, of
+            classification; a certified radius of a model that has no certificate from the pixels on.
+
+    Example:
+
+    ```py
+    >>> predictor = Predictor.from_pretrained("runs/quickstart")
+    >>> prediction = predictor("photo.jpg")
+    >>> prediction.overlay().save("prediction.png")
+    ```
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        protocol: str = "whole",
+        window: int | None = None,
+        stride: int | None = None,
+        confidence: bool = False,
+        certified_radius: bool = False,
+        reading: ImageReading | None = None,
+    ):
+        self.task = task_of(model)
+        self.protocol = Protocol.of(protocol, window, stride)
+        if self.task == "classification" and (protocol != "whole" or confidence):
+            option = f"--protocol {protocol}" if protocol != "whole" else "--confidence"
+            raise InputError(
+                f"{option} is for segmentation, and the model classifies images (its probabilities are always given): "
+                "leave it out"
+            )
+        if protocol == "slide" and getattr(model.config, "certified_position_grid", None):
+            logger.warning(
+                "--protocol slide: the model has learned vectors for places of the whole image (position grid), and "
+                "each window is taken for a whole image; expect wrong classes."
+            )
+        self.model = model.eval().requires_grad_(False)
+        if hasattr(model, "merge"):
+            model.merge()
+        self.processor, self.confidence = processor, confidence
+        self.class_names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+        saved, own = ImageReading.of_processor(processor), reading or ImageReading()
+        # What the model was trained with wins: other values would be other images.
+        self.reading = ImageReading(
+            *(said if said is not None else given for said, given in zip(_fields(saved), _fields(own), strict=True))
+        )
+        self.proof = self._certificate() if certified_radius else None
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, device: torch.device | str | None = None, **options: Any
+    ) -> Predictor:
+        """
+        Load a checkpoint: a folder or a Hub id, ours or stock SegFormer.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`): with `config.json`, weights and `preprocessor_config.json`.
+            device (`torch.device` or `str`, *optional*): Default: the GPU where there is one.
+            options: see the class.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: it cannot be reached or read, or lacks a part.
+        """
+        (checkpoint,) = find_checkpoints([os.fspath(name_or_path)], OPTION)
+        processor = scoring_processor(checkpoint, None)
+        if device is None:
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        return cls(load_checkpoint(checkpoint).to(device), processor, **options)
+
+    def __call__(
+        self, images: str | Path | Image.Image | Iterable[str | Path | Image.Image]
+    ) -> MapPrediction | ClassPrediction | list[MapPrediction | ClassPrediction]:
+        """
+        Predict one image, or several, one after the other.
+
+        Args:
+            images (`str`, `Path` or `PIL.Image.Image`, or several of them): files are read as training reads them,
+                upright; images are taken as they are, in RGB.
+
+        Returns:
+            [`MapPrediction`] or [`ClassPrediction`]; a list of them for several images.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: a file cannot be read.
+            [`~lrsegformer.errors.NotFiniteError`]: the logits hold nan or infinity.
+        """
+        if isinstance(images, str | Path | Image.Image):
+            image = self.open(images)
+            return self.predict([image], [one[None] for one in self.protocol.inputs(self.processor, image)])[0]
+        return [self(image) for image in images]
+
+    def open(self, image: str | Path | Image.Image) -> Image.Image:
+        """The upright RGB image of a file; an image in RGB."""
+        return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image, reading=self.reading)
+
+    @torch.no_grad()
+    def logits(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """
+        What the protocol gives of a batch.
+
+        Args:
+            inputs (sequence of `torch.Tensor`): `(batch, 3, height, width)` for each size of the protocol.
+
+        Returns:
+            `list[torch.Tensor]`: maps of logits of any sizes, or logits `(batch, num_labels)`.
+        """
+        return self.protocol.logits(self._logits_of, inputs)
+
+    @torch.no_grad()
+    def predict(
+        self, images: Sequence[Image.Image], inputs: Sequence[Tensor]
+    ) -> list[MapPrediction] | list[ClassPrediction]:
+        """The predictions of a batch: images, and what the model is given of them."""
+        maps = self.logits(inputs)
+        input_size = tuple(inputs[0].shape[-2:])
+        found = []
+        for row, image in enumerate(images):
+            own = [one[row : row + 1] for one in maps]
+            found.append((self._map if self.task == "segmentation" else self._class)(image, own, input_size))
+        return found
+
+    def _logits_of(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels.to(device=self.model.device, dtype=self.model.dtype)).logits
+
+    def _map(self, image: Image.Image, maps: Sequence[Tensor], input_size: tuple[int, int]) -> MapPrediction:
+        size = image.size[::-1]
+        confidence = radius = None
+        if self.confidence:
+            classes, confidence = predict_pixels(maps, size)
+            confidence = confidence[0].cpu().numpy()
+        elif len(maps) > 1:
+            classes = predict_pixels(maps, size).classes
+        else:
+            classes = predict_classes(maps[0], size)
+        if self.proof is not None:
+            found = self._certified(maps[0], input_size, size)
+            classes, radius = found.classes, found.distances[0].cpu().numpy()
+        return MapPrediction(image, self.class_names, classes[0].cpu().numpy(), confidence, radius)
+
+    def _class(self, image: Image.Image, maps: Sequence[Tensor], input_size: tuple[int, int]) -> ClassPrediction:
+        logits, radius = maps[0].float(), None
+        index = int(largest_class(logits))
+        if self.proof is not None:
+            found = self._certified(logits, input_size, None)
+            index, radius = int(found.classes), float(found.distances)
+        probabilities = logits.softmax(dim=1)[0].cpu().numpy()
+        return ClassPrediction(image, self.class_names, probabilities, index, radius)
+
+    def _certified(self, logits: Tensor, input_size: tuple[int, int], size: tuple[int, int] | None) -> CertifiedPixels:
+        """Classes, and in place of distances the radii in l2 of the input, rounded down."""
+        found = certified_pixels(logits, self._inverse, size)
+        logits_size = tuple(logits.shape[2:]) or None
+        constants = self.proof.constants("l2", input_size, logits_size, size)
+        return found._replace(distances=certified_radii(found.distances, constants.per_pixel))
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        return self.proof.inverse.to(self.model.device)
+
+    def _certificate(self) -> Proof:
+        """What radii stand on; raises `InputError` where there is nothing."""
+        if self.protocol.name != "whole":
+            raise InputError(
+                f"--certified_radius with --protocol {self.protocol.name}: the certificate is of one pass over the "
+                "whole image; leave one of them out"
+            )
+        proof, note = proof_of(PixelModel(self.model, self.processor))
+        if proof is None or proof.reach != NETWORK:
+            raise InputError(
+                f"--certified_radius: {note.rstrip('.')}. Leave the option out, or train with --scope certified"
+            )
+        return proof
+
+
+def _fields(reading: ImageReading) -> tuple:
+    return reading.value_range, reading.bands, reading.page, reading.max_pixels
