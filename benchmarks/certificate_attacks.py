@@ -22,6 +22,7 @@ from certified_models import CertifiedRun, certified_runs
 from report import markdown_table, publish, run_header
 
 from lrsegformer.attacks.threat import Threat
+from lrsegformer.choices import CERTIFICATE_NORMS
 from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.errors import InputError
@@ -55,6 +56,10 @@ class JudgeArguments:
     per_pixel_radii: list[str] = field(
         default_factory=lambda: ["0.5/255"], metadata={"help": "Radii in per_pixel_l2, such as 0.5/255."}
     )
+    norms: list[str] = field(
+        default_factory=lambda: list(CERTIFICATE_NORMS),
+        metadata={"help": "Norms of the radii that are tried.", "choices": CERTIFICATE_NORMS},
+    )
     attacks: list[str] = field(
         default_factory=lambda: list(ATTACKS), metadata={"help": "Attacks.", "choices": tuple(ATTACKS)}
     )
@@ -75,7 +80,7 @@ class JudgeArguments:
     def threats(self) -> dict[tuple[str, str], Threat]:
         """By norm and the radius as it was written."""
         given = {"l2": self.radii, "per_pixel_l2": self.per_pixel_radii}
-        return {(norm, text): Threat(norm, parse_radius(text)) for norm, texts in given.items() for text in texts}
+        return {(norm, text): Threat(norm, parse_radius(text)) for norm in self.norms for text in given[norm]}
 
 
 def judge_run(run: CertifiedRun, arguments: JudgeArguments, rows: list[dict[str, Any]]) -> None:

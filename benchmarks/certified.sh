@@ -22,7 +22,7 @@ camvid)
     ;;
 tiny_imagenet)
     python scripts/finetune_cls.py "${certified[@]}" --dataset "$data/tiny_imagenet10" --validation_split val \
-        --image_size 64 --crop_area_min 0.35 --max_steps 1200 --total_batch_size 64 \
+        --image_size 64 --crop_area_min 0.35 --max_steps 3000 --total_batch_size 64 \
         --output_dir runs/certified-tiny_imagenet
     ;;
 certify)
@@ -36,7 +36,7 @@ certify)
     ;;
 attack)
     python benchmarks/certificate_attacks.py --models runs/certified-camvid "${camvid_validation[@]}" \
-        --radii 36/255 --per_pixel_radii 0.5/255 --max_eval_samples 2 --json reports/certificate_attacks.json
+        --radii 36/255 --per_pixel_radii 0.5/255 --max_eval_samples 8 --json reports/certificate_attacks.json
     ;;
 *)
     echo "unknown experiment $1: camvid, tiny_imagenet, certify or attack" >&2

@@ -1,5 +1,12 @@
-"""The speed benchmark on a GPU: bfloat16, eager and compiled, as images a second and peak memory."""
+"""
+The speed benchmark on a GPU: bfloat16, eager and compiled, as images a second and peak memory.
 
+    python benchmarks/gpu.py --eager_only
+
+prints the tables by themselves; compilation takes minutes.
+"""
+
+import argparse
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -8,7 +15,9 @@ import torch
 from cases import SIDE, Setup, Workload, loss_actions
 from equality import OURS, STOCK, Action, both, check_equal
 from measuring import interleaved, peak_on_gpu
-from report import markdown_table, significant
+from report import markdown_table, run_header, significant
+
+from lrsegformer.layers.registry import STRATEGIES
 
 BATCH, CHECK_BATCH = 16, 2
 SECONDS = 5.0  # of each case's rounds
@@ -16,13 +25,19 @@ GIGABYTES = 1e-9
 NO_GPU = "Not measured: the run had no GPU (CUDA) at hand."
 
 
-def gpu_table(rounds: int) -> list[str]:
-    """Heading and table of the GPU, or a line that there was none."""
+def gpu_table(rounds: int, kinds: tuple[bool, ...] = (False, True)) -> list[str]:
+    """
+    Headings and tables of the GPU, or a line that there was none.
+
+    Args:
+        rounds (`int`): of the calls that take turns.
+        kinds (`tuple[bool, ...]`): whether compiled.
+    """
     heading = "### On a GPU, bfloat16"
     if not torch.cuda.is_available():
         return [heading, NO_GPU]
     rows = []
-    for compiled in (False, True):
+    for compiled in kinds:
         # In float32 the two have to agree; what is timed is the same code under autocast.
         for label, actions in gpu_cases(Setup("cuda", compiled=compiled), CHECK_BATCH):
             check_equal(label, actions)
@@ -31,7 +46,31 @@ def gpu_table(rounds: int) -> list[str]:
     quantities = [f"{who}, {what}" for what in ("images/s", "peak GB") for who in (OURS, STOCK)]
     header = ["", *quantities[:2], "ours / stock", *quantities[2:], "ours / stock"]
     machine = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}; batch {BATCH}, {SIDE}x{SIDE} pixels."
-    return [heading, machine, markdown_table(header, rows)]
+    return [heading, machine, markdown_table(header, rows), *scopes_table(rounds)]
+
+
+def scopes_table(rounds: int) -> list[str]:
+    """Training steps of B0 under the scopes that reach the encoder, beside ours without a constraint."""
+    cases = {f"{name}, scope network": (name, "network") for name in STRATEGIES}
+    cases |= {f"{name}, scope certified": (name, "certified") for name in ("orthogonal", "spectral_norm")}
+    workload, rows = Workload("b0", BATCH, setup=Setup("cuda", bfloat16=True)), []
+    for label, (strategy, scope) in cases.items():
+        workload.add(label, strategy, scope=scope)
+        actions = {name: workload.step(name) for name in (label, OURS)}
+        times = {name: statistics.median(samples) for name, samples in interleaved(actions, rounds, SECONDS).items()}
+        peaks = [GIGABYTES * peak_on_gpu(action) for action in actions.values()]
+        rates = [BATCH / times[label], BATCH / times[OURS], times[label] / times[OURS]]
+        rows.append([label, *map(significant, [*rates, *peaks])])
+        del workload.models[label]
+    header = [
+        "training step B0, eager",
+        "images/s",
+        "without, images/s",
+        "time / without",
+        "peak GB",
+        "without, peak GB",
+    ]
+    return ["### Scopes that reach the encoder, on a GPU, bfloat16", markdown_table(header, rows)]
 
 
 def gpu_cases(setup: Setup, batch: int) -> Iterator[tuple[str, dict[str, Action]]]:
@@ -67,3 +106,16 @@ def _fresh(actions: dict[str, Action]) -> dict[str, Action]:
     """Forget what was compiled before: torch compiles one function for a few models only."""
     torch.compiler.reset()
     return actions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--eager_only", action="store_true")
+    arguments = parser.parse_args()
+    kinds = (False,) if arguments.eager_only else (False, True)
+    print("\n\n".join([run_header(["torch", "transformers"]), *gpu_table(arguments.rounds, kinds)]))
+
+
+if __name__ == "__main__":
+    main()
