@@ -1,8 +1,10 @@
-"""The optional packages, imported where they are used and nowhere else."""
+"""Other packages: the optional ones, imported where they are used and nowhere else, and the versions of any."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from lrsegformer.errors import InputError
@@ -46,3 +48,17 @@ def install_name(package: str) -> str:
     """What pip calls the package of a module."""
     top = package.partition(".")[0]
     return _INSTALL_NAMES.get(top, top)
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """
+    The versions of packages, by what pip calls them; `"?"` of one that is imported from a folder without being
+    installed, which is no reason for a run to lose what it says of itself.
+    """
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "?"
+    return versions

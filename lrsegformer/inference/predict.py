@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from transformers.utils import logging
 from lrsegformer.data.arguments import parse_bands, parse_range
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import input_definition, normalisation
-from lrsegformer.extras import require
+from lrsegformer.extras import installed_versions, require
 from lrsegformer.inference.arguments import PredictArguments
 from lrsegformer.inference.files import find_files
 from lrsegformer.inference.folder import TABLES, PredictionFolder
@@ -70,7 +69,7 @@ def predict_files(model: str, words: Sequence[str], arguments: PredictArguments)
     if any(file.is_video for file in files):
         require("av")
     predictor, weights = _load(model, arguments, state.device)
-    known = {"model": model, "classes": list(predictor.class_names), "versions": _versions()}
+    known = {"model": model, "classes": list(predictor.class_names), "versions": installed_versions(_PACKAGES)}
     folder = PredictionFolder(arguments.output_dir, _identity(predictor, weights, arguments), known)
     for file in files:
         folder.is_done(file, file.name)  # refuses another file of this name
@@ -158,7 +157,3 @@ def _predict_batch(predictor: Predictor, folder: PredictionFolder, several: Sequ
         for one, prediction in zip(several, predictions, strict=True):
             folder.write(one.file, one.name, prediction)
     return [True] * len(several)
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in _PACKAGES}

@@ -1,7 +1,6 @@
 """What a run leaves in its folder besides the model: configuration, scores, pictures, card, and the closing table."""
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lrsegformer.evaluation import (
     save_samples,
 )
 from lrsegformer.evaluation.scores import scores_from_counts, without_nan
+from lrsegformer.extras import installed_versions
 from lrsegformer.hub.card import write_model_card
 from lrsegformer.models.loading import LipschitzModel
 from lrsegformer.training.class_weights import count_labels
@@ -72,7 +72,7 @@ def write_run_outputs(
             "classes": list(splits.label_space.names),
             "constant_answer": constant_answer(splits, task),
             "lipschitz": report,
-            "versions": _versions(),
+            "versions": installed_versions(_PACKAGES),
         }
     )
     (folder / "all_results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -94,7 +94,7 @@ def write_run_outputs(
         image_reading=str(ImageReading.of_processor(splits.processor)),
         lipschitz_report=report,
         hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"]),
-        versions=_versions(),
+        versions=installed_versions(_PACKAGES),
         command=card["command"],
     )
     return results
@@ -203,7 +203,3 @@ def _hyperparameters(
     if reading:
         values["image files"] = f"{reading} (`lrsegformer.data.open_image` reads them so)"
     return {**values, "scored at": f"{score_at} size"} if task == "segmentation" else values
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in _PACKAGES}

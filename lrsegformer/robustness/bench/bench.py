@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from transformers.utils import logging
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.data.processor import input_size, normalisation
-from lrsegformer.extras import install_name, require
+from lrsegformer.extras import install_name, installed_versions, require
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.bench.cells import CellFile, cell_key
 from lrsegformer.robustness.bench.checkpoints import (
@@ -179,11 +178,4 @@ def _numbers_hang_on(arguments: RobustnessArguments, condition: Condition, data:
 
 def package_versions(packages: list[str]) -> dict[str, str]:
     """Of the packages that every number hangs on, and of optional ones by the names of their modules."""
-    names = [*PACKAGES, *(install_name(package) for package in packages)]
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "?"
-    return versions
+    return installed_versions([*PACKAGES, *(install_name(package) for package in packages)])
