@@ -12,6 +12,7 @@ import yaml
 from lrsegformer import STRATEGIES, LRSegformerForSemanticSegmentation
 from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.choices import SCOPES
+from lrsegformer.cli.matrix import MatrixArguments
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.cli.run import RunArguments
 from lrsegformer.data import open_image
@@ -28,7 +29,9 @@ from lrsegformer.training.arguments import ModelArguments
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_TRAINING = OneLineParser((RunArguments, ModelArguments, DataArguments, LRSegformerTrainingArguments))
-OF_OTHERS = [OneLineParser(kind) for kind in (RobustnessArguments, CertificateArguments, PredictArguments)]
+OF_OTHERS = [
+    OneLineParser(kind) for kind in (RobustnessArguments, CertificateArguments, PredictArguments, MatrixArguments)
+]
 FIELDS = {*OF_TRAINING.field_names(), *(name for parser in OF_OTHERS for name in parser.field_names())}
 # Options of our command lines that are no fields, and options of accelerate.
 OTHERS = {"config", "help", "help_all", "config_file", "print_completion"}

@@ -25,6 +25,7 @@ ROOMS = (
     "training",
     "robustness",
     "inference",
+    "matrix",
     "cli",
 )
 # What imports the package's own names for its users, and what starts its command: they stand above all rooms.

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,20 @@ class OneLineParser(HfArgumentParser):
         """
         names = self.field_names()
         config_path = find_option("--config", argv)
-        in_file = [] if config_path is None else config_to_options(config_path, set(names), self._takers_of_several())
+        in_file = []
+        if config_path is not None:
+            in_file = self.words_of(read_mapping("--config", config_path), config_path)
         return Parsed(vars(self.parse_args([*in_file, *argv])), _given(in_file, names), _given(argv, names))
+
+    def words_of(self, options: Mapping[str, Any], source: str) -> list[str]:
+        """
+        Options by name as words of a command line; see [`options_to_words`].
+
+        Args:
+            options (`dict`): names of options, of either kind, to values.
+            source (`str`): where they come from, for messages.
+        """
+        return options_to_words(options, source, set(self.field_names()), self._takers_of_several())
 
     def _takers_of_several(self) -> set[str]:
         """The options that take several words, by all their names."""
@@ -111,38 +123,44 @@ def find_option(option: str, argv: Sequence[str]) -> str | None:
     return found
 
 
-def config_to_options(path: str, known: set[str], several: set[str]) -> list[str]:
+def options_to_words(options: Mapping[str, Any], source: str, known: set[str], several: set[str]) -> list[str]:
     """
-    A YAML or JSON file as command-line options.
+    Options by name as words of a command line.
 
     Args:
-        path (`str`): the file; a mapping from option names to values. `null` leaves the default.
+        options (`dict`): names of options to values; `None` leaves the default.
+        source (`str`): where they come from, for messages.
         known (`set[str]`): the names that the parser takes.
         several (`set[str]`): those of options that take several words; a list for another one becomes JSON, unless it
             has a single entry.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: unreadable file, not a mapping, or an unknown key (naming the nearest known
-        one).
+        [`~lrsegformer.errors.InputError`]: an unknown key (naming the nearest known one).
     """
-    options: list[str] = []
-    for key, value in _read_mapping(path).items():
+    words: list[str] = []
+    for key, value in options.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see --help_all for the options."
-            raise InputError(f"Unknown key {key!r} in {path}: {hint}")
+            raise InputError(f"Unknown key {key!r} in {source}: {hint}")
         if value is None:
             continue
         if isinstance(value, list) and (key in several or len(value) == 1):
-            options += [f"--{key}", *map(str, value)]
+            words += [f"--{key}", *map(str, value)]
         else:
             text = json.dumps(value) if isinstance(value, dict | list) else str(value)
             # A value such as -1,1 would be taken for an option.
-            options += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
-    return options
+            words += [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
+    return words
 
 
-def _read_mapping(path: str) -> dict[str, Any]:
+def read_mapping(option: str, path: str) -> dict[str, Any]:
+    """
+    What a YAML or JSON file holds that an option names.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: it cannot be read, or holds no mapping from names to values.
+    """
     import yaml
 
     try:
@@ -152,12 +170,12 @@ def _read_mapping(path: str) -> dict[str, Any]:
         except json.JSONDecodeError:  # YAML, which takes JSON too, but not with tabs.
             content = yaml.safe_load(text)
     except OSError as error:
-        raise InputError(f"--config {path} cannot be read: {error.strerror}.") from None
+        raise InputError(f"{option} {path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"--config {path} is neither YAML nor JSON: {reason}.") from None
+        raise InputError(f"{option} {path} is neither YAML nor JSON: {reason}.") from None
     if not isinstance(content, dict):
-        raise InputError(f"--config {path} is not a mapping from option names to values.")
+        raise InputError(f"{option} {path} is not a mapping from option names to values.")
     return content
 
 

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lrsegformer.choices import NO_STRATEGY, TASKS
-from lrsegformer.cli import finetune
+from lrsegformer.cli import finetune, matrix
 from lrsegformer.cli.failures import run_or_explain
 from lrsegformer.cli.parser import OneLineParser, find_option
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import DEFAULT_STRATEGY
 
-DESCRIPTION = "Fine-tune SegFormer: both tasks behind one command."
+MATRIX_OPTION = "--matrix"
+DESCRIPTION = (
+    "Fine-tune SegFormer: both tasks behind one command. With --matrix FILE it runs the experiments of a file instead "
+    "and has other options: --matrix FILE --help lists them."
+)
 
 
 @dataclass
@@ -63,7 +67,10 @@ def build_parser() -> OneLineParser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exits after one line where the input is wrong or Ctrl-C stops it."""
     argv = sys.argv[1:] if argv is None else argv
-    run_or_explain(lambda: _run(argv), finetune.REMEDIES)
+    if any(word == MATRIX_OPTION or word.startswith(f"{MATRIX_OPTION}=") for word in argv):
+        matrix.main(argv)
+    else:
+        run_or_explain(lambda: _run(argv), finetune.REMEDIES)
 
 
 def _run(argv: list[str]) -> None:

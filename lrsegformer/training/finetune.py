@@ -21,7 +21,7 @@ from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.class_weights import class_weights
 from lrsegformer.training.outputs import print_summary, write_run_outputs
 from lrsegformer.training.progress import TimeEstimate
-from lrsegformer.training.run_config import RUN_CONFIG_FILE, write_run_config
+from lrsegformer.training.run_config import RUN_CONFIG_FILE, last_whole_checkpoint, write_run_config
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
@@ -92,12 +92,7 @@ def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Lip
     """The model that training starts from, with the data set's classes."""
     space = splits.label_space
     options = {
-        "lipschitz_strategy": None if arguments.strategy == NO_STRATEGY else arguments.strategy,
-        "lipschitz_scope": arguments.scope,
-        "penalty_of": arguments.penalty_of,
-        "penalty_reduction": arguments.penalty_reduction,
-        **_certified_options(arguments, splits),
-        "lipschitz_options": parse_options(arguments.lipschitz_options),
+        **constraint_options(arguments),
         "id2label": space.id2label,
         "label2id": space.label2id,
         "semantic_loss_ignore_index": space.ignore_index,
@@ -105,22 +100,34 @@ def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Lip
         if arguments.class_weights is None
         else class_weights(arguments.class_weights, splits.train, space, task),
     }
+    if arguments.scope == "certified":
+        options["certified_image_std"] = list(splits.processor.image_std)
     if arguments.architecture:
         return build_model(task, arguments.architecture, **options)
     return load_model(task, arguments.model_name_or_path, arguments.model_revision, **options)
 
 
-def _certified_options(arguments: ModelArguments, splits: DataSplits) -> dict[str, Any]:
-    """Fields of the configuration under scope certified, where the options leave them open not among them."""
+def constraint_options(arguments: ModelArguments) -> dict[str, Any]:
+    """
+    The constraint as fields of the model's configuration, and under scope certified what the network is made of; the
+    images' deviations, which such a network has to know, are for the caller to add.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: options that are not written as they should be, or of another scope.
+    """
+    options = {
+        "lipschitz_strategy": None if arguments.strategy == NO_STRATEGY else arguments.strategy,
+        "lipschitz_scope": arguments.scope,
+        "penalty_of": arguments.penalty_of,
+        "penalty_reduction": arguments.penalty_reduction,
+        "lipschitz_options": parse_options(arguments.lipschitz_options),
+    }
     grid, stride = arguments.position_grid, arguments.patch_stride
     if arguments.scope != "certified":
         if grid is not None or stride is not None:
             raise InputError("--position_grid and --patch_stride belong to --scope certified: give that, or neither.")
-        return {}
-    options: dict[str, Any] = {
-        "certified_attention": arguments.certified_attention,
-        "certified_image_std": list(splits.processor.image_std),
-    }
+        return options
+    options["certified_attention"] = arguments.certified_attention
     if grid is not None:
         options["certified_position_grid"] = parse_grid(grid)
     if stride is not None:
@@ -151,7 +158,8 @@ def checkpoint_to_resume(output_dir: str, requested: str | None) -> str | None:
         if not Path(requested).is_dir():
             raise InputError(f"--resume_from_checkpoint {requested}: no such folder.")
         return requested
-    last = get_last_checkpoint(output_dir) if folder.is_dir() else None
+    last = last_whole_checkpoint(folder)
+    _warn_of_unfinished_checkpoint(folder, last)
     if last is None and (folder / RUN_CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
         logger.warning(f"{output_dir} holds a run that ended before its first checkpoint: starting it anew.")
         return None
@@ -159,7 +167,13 @@ def checkpoint_to_resume(output_dir: str, requested: str | None) -> str | None:
         raise InputError(
             f"--resume_from_checkpoint: {output_dir} holds no checkpoint; leave the option out to start anew."
         )
-    return last
+    return str(last)
+
+
+def _warn_of_unfinished_checkpoint(folder: Path, last: Path | None) -> None:
+    newest = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if newest is not None and (last is None or Path(newest) != last):
+        logger.warning(f"{newest} was not written to its end, and is passed over.")
 
 
 def _variant(arguments: ModelArguments) -> str:
@@ -181,13 +195,18 @@ def _warn_of_idle_penalty(
     default = type(arguments).__dataclass_fields__["lambda_lip"].default
     if arguments.lambda_lip in (0, default):
         return
-    if model.config.penalty_of != "layers" and model.config.lipschitz_strategy:
-        return
-    if not any(layer.learns_constant or layer.penalized_jacobian for layer in model.constrained_layers().values()):
+    if not has_penalty(model):
         logger.warning(
             f"--lambda_lip {arguments.lambda_lip} has no effect: strategy {model_arguments.strategy} learns no "
             "constants."
         )
+
+
+def has_penalty(model: LipschitzModel) -> bool:
+    """Whether there is anything in the model that `lambda_lip` weighs."""
+    if model.config.penalty_of != "layers" and model.config.lipschitz_strategy:
+        return True
+    return any(layer.learns_constant or layer.penalized_jacobian for layer in model.constrained_layers().values())
 
 
 def _say_plan(trainer: LRSegformerTrainer, splits: DataSplits, model_arguments: ModelArguments) -> None:

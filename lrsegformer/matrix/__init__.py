@@ -1,0 +1,1 @@
+"""Experiments of many runs: a file that says which, the ordinary command for each, and tables of the scores."""
