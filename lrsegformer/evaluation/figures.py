@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LEGEND_ENTRIES = 24
+# Of every figure that is written.
+DOTS_PER_INCH = 110
 
 _OKLAB_LMS = np.array(
     [
@@ -178,9 +180,9 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def write_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Write `figure` to the PNG file at `path`."""
+def write_figure(figure: Figure, path: str | os.PathLike, texts: Mapping[str, str] | None = None) -> None:
+    """Write `figure` to the PNG file at `path`, which keeps `texts` by their keys."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata=texts)

@@ -65,12 +65,16 @@ def write_run_outputs(
     results = without_nan(
         {
             **scores,
+            "task": task,
+            "dataset": splits.dataset_name,
             "score_at": card["score_at"] if task == "segmentation" else None,
             "input_size": input_size(splits.processor),
             "validation_images": {"scored": len(splits.validation), "of": len(splits.validation.source)},
             "precision": PRECISION,
             "classes": list(splits.label_space.names),
             "constant_answer": constant_answer(splits, task),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "peak_gpu_memory_bytes": _peak_gpu_memory(),
             "lipschitz": report,
             "versions": installed_versions(_PACKAGES),
         }
@@ -203,3 +207,8 @@ def _hyperparameters(
     if reading:
         values["image files"] = f"{reading} (`lrsegformer.data.open_image` reads them so)"
     return {**values, "scored at": f"{score_at} size"} if task == "segmentation" else values
+
+
+def _peak_gpu_memory() -> int | None:
+    """The most that this process's tensors took of its GPU at once; `None` where there is no CUDA device."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

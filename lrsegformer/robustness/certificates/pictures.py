@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from lrsegformer.evaluation.figures import colour_classes, draw_legend, new_figure, palette, write_figure
+from lrsegformer.evaluation.figures import (
+    DOTS_PER_INCH,
+    colour_classes,
+    draw_legend,
+    new_figure,
+    palette,
+    write_figure,
+)
+from lrsegformer.evaluation.picture_parts import PARTS_KEY, PicturePart, parts_text
 from lrsegformer.robustness.subset import Batch
+
+# What the parts of a sheet are called.
+_PART_NAMES = {"image": "clean", "truth": "truth", "prediction": "clean_prediction"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ def save_certified_picture(
     """
     Draw image, truth, prediction and the map of certified radii with its colour bar; an image's class has no maps.
 
+    The file keeps where each picture lies ([`~lrsegformer.evaluation.picture_parts.read_parts`]).
+
     Args:
         picture ([`CertifiedPicture`]): the image and its certificate.
         title (`str`): model and image.
@@ -67,9 +80,11 @@ def save_certified_picture(
     grid = figure.add_gridspec(2, 4, height_ratios=[height, 0.6])
     colours = palette(len(names))
     maps = [picture.image, colour_classes(picture.truth, colours), colour_classes(picture.prediction, colours)]
+    drawn = {}
     for column, (name, shown) in enumerate(zip(("image", "truth", "prediction"), maps, strict=True)):
         axes = _picture_axes(figure, grid[0, column], name)
         axes.imshow(shown, interpolation="nearest")
+        drawn[_PART_NAMES[name]] = [axes]
     axes = _picture_axes(figure, grid[0, 3], "certified radius")
     shown = axes.imshow(picture.radii, cmap="viridis", vmin=0.0, vmax=1.25 * max(eps), interpolation="nearest")
     bar = figure.colorbar(shown, ax=axes, extend="max", fraction=0.046)
@@ -78,7 +93,23 @@ def save_certified_picture(
     legend_axes = figure.add_subplot(grid[1, :])
     legend_axes.set_axis_off()
     draw_legend(legend_axes, [picture.truth, picture.prediction], colours, names)
-    write_figure(figure, path)
+    drawn["certified_radius"] = [axes, bar.ax]
+    write_figure(figure, path, _places(figure, drawn, unit))
+
+
+def _places(figure: Any, drawn: Mapping[str, Sequence[Any]], unit: str) -> dict[str, str]:
+    """Where each picture lies in the file; the map of radii with its colour bar and the bar's numbers."""
+    figure.dpi = DOTS_PER_INCH
+    figure.draw_without_rendering()
+    width, height = (round(side) for side in figure.bbox.size)
+    parts = []
+    for name, several in drawn.items():
+        boxes = [one.get_tightbbox() if len(several) > 1 and one is several[-1] else one.bbox for one in several]
+        left, bottom = min(box.x0 for box in boxes), min(box.y0 for box in boxes)
+        right, top = max(box.x1 for box in boxes), max(box.y1 for box in boxes)
+        box = (round(left), round(height - top), min(width, round(right)), min(height, round(height - bottom)))
+        parts.append(PicturePart(0, name, box, unit if name == "certified_radius" else ""))
+    return {PARTS_KEY: parts_text(parts)}
 
 
 def _picture_axes(figure: Any, place: Any, title: str) -> Any:
@@ -98,4 +129,4 @@ def _save_image(
     axes.set_axis_off()
     caption = f"{title}\ntrue {truth}, predicted {prediction}\ncertified radius {float(picture.radii):.4g} ({unit})"
     axes.set_title(caption, fontsize=8, parse_math=False)
-    write_figure(figure, path)
+    write_figure(figure, path, _places(figure, {"certified_radius": [axes]}, caption))

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from lrsegformer.evaluation.figures import palette
+from lrsegformer.evaluation.picture_parts import PARTS_KEY, PicturePart, parts_text
 
 SHOWN_IMAGES = 4
 _SIDE = 300  # pixels of a picture's width: a sheet for every cell has to stay small and quick, so Pillow draws it
 _GAP, _LINE, _SWATCH = 8, 18, 12
 _VOID = (96, 96, 96)
 _LEGEND_ENTRIES, _LEGEND_COLUMNS = 24, 6
+_COLUMNS = ("clean", "perturbed", "change", "truth", "clean_prediction", "perturbed_prediction")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ def save_sheet(samples: Sequence[Sample], title: str, names: Sequence[str], path
 
     The change is grey where nothing changed; its factor stands above it. Pixels of the truth that do not count are
     grey. The captions of maps give the share of right pixels. The legend names the commonest classes of the sheet.
+    The file keeps where each picture lies ([`~lrsegformer.evaluation.picture_parts.read_parts`]).
 
     Args:
         samples (sequence of [`Sample`]): at least one.
@@ -64,12 +68,14 @@ def save_sheet(samples: Sequence[Sample], title: str, names: Sequence[str], path
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     draw.text((width // 2, _GAP), title, "black", ImageFont.load_default(15), anchor="mt")
-    top = 2 * _LINE
-    for row, height in zip(rows, heights, strict=True):
+    top, parts = 2 * _LINE, []
+    for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for column, (picture, caption) in enumerate(row):
             left = _GAP + column * (_SIDE + _GAP)
             draw.text((left + _SIDE // 2, top), caption, "black", font, anchor="mt")
             sheet.paste(picture, (left, top + _LINE))
+            box = (left, top + _LINE, left + picture.width, top + _LINE + picture.height)
+            parts.append(PicturePart(number, _COLUMNS[column], box, caption))
         top += height
     for number, (colour, name) in enumerate(legend):
         left = _GAP + number % _LEGEND_COLUMNS * (width // _LEGEND_COLUMNS)
@@ -77,7 +83,9 @@ def save_sheet(samples: Sequence[Sample], title: str, names: Sequence[str], path
         draw.rectangle((left, below, left + 2 * _SWATCH, below + _SWATCH), colour)
         draw.text((left + 3 * _SWATCH, below), name, "black", font)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    texts = PngInfo()
+    texts.add_text(PARTS_KEY, parts_text(parts))
+    sheet.save(path, pnginfo=texts)
 
 
 def _images(sample: Sample) -> list[tuple[Image.Image, str]]:

@@ -12,6 +12,8 @@ from transformers import SegformerImageProcessorPil
 
 from lrsegformer.data import load_data
 from lrsegformer.errors import BrokenCertificateError, InputError
+from lrsegformer.evaluation.picture_parts import read_parts
+from lrsegformer.reporting.reading.collection import collect
 from lrsegformer.robustness.bench.arguments import BenchDataArguments
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.robustness.certificates.run import run_certificates
@@ -180,6 +182,13 @@ def test_the_files_of_a_report(folders, stand_in, prepared_stand_in, tmp_path):
     text = (tmp_path / "results.md").read_text()
     assert "proven" in text and "0.1)" in text and "rounding inside the forward pass is not covered" in text
     assert "per_pixel_l2" in (tmp_path / "run.yaml").read_text()
+    parts = {part.name: image for part, image in read_parts(tmp_path / "pictures" / pictures[0])}
+    assert list(parts) == ["clean", "truth", "clean_prediction", "certified_radius"]
+    assert parts["clean"].size == parts["truth"].size and parts["certified_radius"].width > parts["clean"].width
+    # What a page reads of it.
+    read = collect([tmp_path]).reports[0]
+    assert len(read.certified) == len(report["rows"]) and read.names == {"baseline": folders["baseline"]}
+    assert {row.radius for row in read.measured if row.kind == "attack"} == {0.02, 0.1, 0.3}
 
 
 def test_a_folder_with_another_report_is_left_alone(folders, tmp_path):

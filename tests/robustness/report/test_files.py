@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lrsegformer.data.arguments import DataArguments
+from lrsegformer.evaluation.picture_parts import read_parts
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.metrics.counting import (
@@ -322,3 +323,10 @@ def test_sheets(tmp_path):
     assert {(128, 128, 128)} == set(map(tuple, classes[60:200, 630:900].reshape(-1, 3)))
     # Void of the truth is grey, and 5/9 of what counts is right after the attack.
     assert (96, 96, 96) in set(map(tuple, maps[:, 930:1200].reshape(-1, 3)))
+    # Each picture can be taken out again.
+    parts = {part.name: (part, np.asarray(image)) for part, image in read_parts(tmp_path / "maps.png")}
+    assert list(parts) == ["clean", "perturbed", "change", "truth", "clean_prediction", "perturbed_prediction"]
+    assert {image.shape for _, image in parts.values()} == {(200, 300, 3)}
+    np.testing.assert_array_equal(parts["clean"][1][::10, ::10], picture)
+    assert parts["perturbed_prediction"][0].caption == "of perturbed: 55.6 % right"
+    assert [part.row for part, _ in read_parts(tmp_path / "classes.png")] == [0, 0, 0, 1, 1, 1]

@@ -1,0 +1,1 @@
+"""From what was found to one HTML file and its Markdown twin."""

@@ -1,0 +1,93 @@
+"""The page as HTML and as Markdown, from the same tables."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lrsegformer.hub.markdown import plain
+from lrsegformer.hub.markdown import table as markdown_table
+from lrsegformer.reporting.groups import Arena
+from lrsegformer.reporting.page.sections import Section
+from lrsegformer.reporting.reading.collection import Collection
+from lrsegformer.reporting.tables.table import Cell, Table
+
+_FOLDER = Path(__file__).parent
+
+
+def html_page(title: str, sections: Sequence[Section], arenas: Sequence[Arena], collection: Collection) -> str:
+    """
+    One file with everything in it: names of classes, folders and options come out as text, whatever they hold.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Drawn here, from numbers; all text in them has been escaped by the writer of XML.
+    environment.filters["drawing"] = Markup
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        sections=sections,
+        arenas=arenas,
+        collection=collection,
+        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
+        made=_made(),
+    )
+
+
+def markdown_page(title: str, sections: Sequence[Section], collection: Collection) -> str:
+    """The tables of the page; charts and pictures are in the HTML alone."""
+    parts = [f"# {plain(title)}", f"{_made()}. Numbers in brackets name the files of a row, listed at the end."]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        if not section.blocks:
+            parts.append(plain(section.missing))
+        for block in section.blocks:
+            if block.arena is not None:
+                parts.append(f"### {plain(block.arena.title)}")
+            for one in block.tables:
+                parts += [plain(_caption(one)) + ":", _markdown_table(one), *(plain(note) for note in one.notes)]
+            if not block.tables:
+                parts.append("Charts and pictures are in the HTML page.")
+    parts += ["## Files", "\n".join(f"{one.number}. {plain(one.shown)}" for one in collection.sources)]
+    if collection.left_out:
+        parts += ["Left out, in full or in part:", "\n".join(f"- {plain(line)}" for line in collection.left_out)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _caption(one: Table) -> str:
+    return f"{one.caption} ({one.setting})" if one.setting else one.caption
+
+
+def _markdown_table(one: Table) -> str:
+    header = [*(_marked(column.title, column.kind) for column in one.columns), "files"]
+    rows = [
+        [*(_markdown_cell(cell) for cell in row), " ".join(f"[{number}]" for number in one.sources_of(row))]
+        for row in one.rows
+    ]
+    return markdown_table(header, rows)
+
+
+def _marked(title: str, kind: str) -> str:
+    return f"{plain(title)} ({kind})" if kind in ("proven", "probable") else plain(title)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    return plain(cell.text) + (f" ± {cell.spread}" if cell.spread else "")
+
+
+def _made() -> str:
+    day = datetime.datetime.now().strftime("%Y-%m-%d")
+    try:
+        return f"Made on {day} by LRSegformer {version('lrsegformer')}"
+    except PackageNotFoundError:  # A checkout that is not installed.
+        return f"Made on {day} by LRSegformer"

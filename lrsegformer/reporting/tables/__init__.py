@@ -1,0 +1,1 @@
+"""Tables of a page: what they compare, and how a number over seeds is written."""
