@@ -14,6 +14,7 @@ from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.choices import SCOPES
 from lrsegformer.cli.matrix import MatrixArguments
 from lrsegformer.cli.parser import OneLineParser
+from lrsegformer.cli.report import ReportArguments
 from lrsegformer.cli.run import RunArguments
 from lrsegformer.data import open_image
 from lrsegformer.data.arguments import DataArguments
@@ -30,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_TRAINING = OneLineParser((RunArguments, ModelArguments, DataArguments, LRSegformerTrainingArguments))
 OF_OTHERS = [
-    OneLineParser(kind) for kind in (RobustnessArguments, CertificateArguments, PredictArguments, MatrixArguments)
+    OneLineParser(kind)
+    for kind in (RobustnessArguments, CertificateArguments, PredictArguments, MatrixArguments, ReportArguments)
 ]
 FIELDS = {*OF_TRAINING.field_names(), *(name for parser in OF_OTHERS for name in parser.field_names())}
 # Options of our command lines that are no fields, and options of accelerate.

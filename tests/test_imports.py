@@ -26,6 +26,7 @@ ROOMS = (
     "robustness",
     "inference",
     "matrix",
+    "reporting",
     "cli",
 )
 # What imports the package's own names for its users, and what starts its command: they stand above all rooms.

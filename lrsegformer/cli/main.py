@@ -46,6 +46,7 @@ COMMANDS = {
     "predict": Command("predict", "predict images, folders and videos: class maps, overlays, certified radii"),
     "robustness": Command("robustness", "score models under attack, corruption and shifted data"),
     "certify": Command("certify", "certify predictions, beside attacks and randomised smoothing"),
+    "report": Command("report", "one HTML page from runs, robustness reports and certificates"),
 }
 
 

@@ -33,6 +33,14 @@ def main(argv: list[str] | None = None) -> None:
     run_or_explain(lambda: _run(argv), REMEDIES)
 
 
+def build_parser() -> OneLineParser:
+    """The parser of the folders and options."""
+    parser = OneLineParser((ReportArguments,), description=DESCRIPTION)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="Of runs and reports, searched downwards.")
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    return parser
+
+
 def parse_arguments(argv: list[str]) -> tuple[list[str], ReportArguments]:
     """
     Parse a command line: the folders, and the options.
@@ -40,11 +48,7 @@ def parse_arguments(argv: list[str]) -> tuple[list[str], ReportArguments]:
     Raises:
         [`~lrsegformer.errors.InputError`]: for anything wrong with the options. `SystemExit`: after `--help`.
     """
-    parser = OneLineParser((ReportArguments,), description=DESCRIPTION)
-    parser.add_argument(
-        "folders", nargs="+", metavar="FOLDER", help="Folders of runs and reports, searched downwards."
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser = build_parser()
     values = parser.parse_with_config(argv).values
     (arguments,) = parser.build(values)
     return values["folders"], arguments
