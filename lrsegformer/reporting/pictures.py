@@ -212,6 +212,8 @@ def _embedded(image: Image.Image, name: str, caption: str, side: int) -> Picture
         image.quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
         kind = "png"
     text = base64.b64encode(file.getvalue()).decode()
+    if name.endswith("_prediction"):  # "of clean: 81.0 % right"
+        caption = caption.partition(": ")[2]
     return Picture(f"data:image/{kind};base64,{text}", image.width, image.height, _TITLES.get(name, name), caption)
 
 

@@ -61,6 +61,7 @@ class Canvas:
         self.axes: Axes = self.figure.add_subplot()
         self._tooltips: dict[str, str] = {}
         self._series: dict[str, str] = {}
+        self._starts_at_zero = False
         self._ends: list[tuple[float, float, str, str]] = []
         axes, ink, faint = self.axes, COLOURS["ink"], COLOURS["faint"]
         axes.patch.set_alpha(0)
@@ -73,6 +74,10 @@ class Canvas:
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))
             spine.set(color=faint, linewidth=0.7)
+
+    def start_at_zero(self) -> None:
+        """Let the vertical axis begin at zero, for scores whose distance from nothing counts."""
+        self._starts_at_zero = True
 
     def line(
         self,
@@ -135,6 +140,8 @@ class Canvas:
 
     def _widen(self) -> None:
         """Show values that hardly differ as such, and none below zero where there is none."""
+        if self._starts_at_zero:
+            self.axes.set_ylim(0, 1.07 * max(self.axes.dataLim.y1, 1e-9))
         low, high = self.axes.get_ylim()
         top = max(abs(low), abs(high))
         if high - low < 0.02 * top:

@@ -29,7 +29,7 @@ def attack_charts(arena: Arena) -> list[Chart]:
                 points = [(0.0, 100 * clean)] * (clean is not None) + points
                 _draw(canvas, group, position, points, "radius", "/255")
                 letters.append(group.letter)
-        canvas.axes.set_ylim(bottom=0)
+        canvas.start_at_zero()
         charts.append(Chart(title, canvas.svg(), f"The lowest over the attacks that ran; {setting.words}.", letters))
     return charts
 
@@ -61,7 +61,7 @@ def severity_charts(arena: Arena) -> list[Chart]:
                 points = [(0.0, 100 * clean)] * (clean is not None) + points
                 _draw(canvas, group, position, points, "severity")
                 letters.append(group.letter)
-        canvas.axes.set_ylim(bottom=0)
+        canvas.start_at_zero()
         caption = f"Mean over {len(names)} corruptions; severity 0 is the clean score; {setting.words}."
         charts.append(Chart(title, canvas.svg(), caption, letters))
     return charts
@@ -88,7 +88,7 @@ def _certified_chart(arena: Arena, setting: Setting, norm: str) -> Chart | None:
             letters.append(group.letter)
     if not letters:
         return None
-    canvas.axes.set_ylim(bottom=0)
+    canvas.start_at_zero()
     caption = f"Proven, pixel by pixel, a curve for each model; {setting.words}."
     return Chart(title, canvas.svg(), caption, list(dict.fromkeys(letters)), proven=True)
 

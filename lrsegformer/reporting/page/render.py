@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lrsegformer.hub.markdown import plain
 from lrsegformer.hub.markdown import table as markdown_table
@@ -32,7 +32,7 @@ def html_page(title: str, sections: Sequence[Section], arenas: Sequence[Arena], 
         lstrip_blocks=True,
     )
     # Drawn here, from numbers; all text in them has been escaped by the writer of XML.
-    environment.filters["drawing"] = Markup
+    environment.filters |= {"drawing": Markup, "breakable": _breakable}
     return environment.get_template("page.html.j2").render(
         title=title,
         sections=sections,
@@ -41,6 +41,7 @@ def html_page(title: str, sections: Sequence[Section], arenas: Sequence[Arena], 
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
         made=_made(),
+        counts=_counts(collection),
     )
 
 
@@ -83,6 +84,27 @@ def _marked(title: str, kind: str) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     return plain(cell.text) + (f" ± {cell.spread}" if cell.spread else "")
+
+
+def _breakable(text: str) -> Markup:
+    """A name that a narrow window may break after its underscores, which browsers do not do by themselves."""
+    return Markup("_<wbr>").join(escape(part) for part in text.split("_"))
+
+
+def _counts(collection: Collection) -> str:
+    """What was found, in words."""
+    kinds = {
+        "finished run": collection.runs,
+        "report": collection.reports,
+        "evaluation": collection.evaluations,
+        "matrix": collection.matrices,
+    }
+    plural = {"matrix": "matrices"}
+    return ", ".join(
+        f"{len(found)} {name if len(found) == 1 else plural.get(name, f'{name}s')}"
+        for name, found in kinds.items()
+        if found
+    )
 
 
 def _made() -> str:

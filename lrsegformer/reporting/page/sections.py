@@ -122,7 +122,7 @@ def sections_of(arenas: Sequence[Arena], collection: Collection) -> list[Section
             "corruption",
             "Corruption",
             "",
-            f"No scores under corruption were found {where}; the robustness bench makes them.",
+            f"No scores under corruption were found {where}; lrsegformer robustness makes them.",
             lambda arena: Block(arena, corruption_tables(arena), _charts(severity_charts(arena))),
         ),
         *section("shift", "Shifted data", "", "", lambda arena: Block(arena, shifted_tables(arena)), always=False),
@@ -130,7 +130,7 @@ def sections_of(arenas: Sequence[Arena], collection: Collection) -> list[Section
             "attack",
             "Attack",
             "",
-            f"No scores under attack were found {where}; the robustness bench makes them.",
+            f"No scores under attack were found {where}; lrsegformer robustness makes them.",
             lambda arena: Block(
                 arena, [*attack_tables(arena), *_present([masking_table(arena)])], _charts(attack_charts(arena))
             ),
@@ -139,7 +139,7 @@ def sections_of(arenas: Sequence[Arena], collection: Collection) -> list[Section
             "certified",
             "Certified",
             "",
-            f"No certificates were found {where}; certify makes them.",
+            f"No certificates were found {where}; lrsegformer certify makes them.",
             lambda arena: Block(arena, certified_tables(arena), _charts(certified_charts(arena))),
         ),
         *section(

@@ -8,7 +8,16 @@ from lrsegformer.reporting.groups import Arena, Group
 from lrsegformer.reporting.reading.reports import CLEAN
 from lrsegformer.reporting.reading.runs import Run
 from lrsegformer.reporting.reading.sources import number
-from lrsegformer.reporting.tables.table import Column, Table, Value, figure, name_cell, significant
+from lrsegformer.reporting.tables.table import (
+    Column,
+    Table,
+    Value,
+    figure,
+    name_cell,
+    seeds_cell,
+    seeds_column,
+    significant,
+)
 
 _MEGA, _GIGA = 1e6, 1e9
 
@@ -43,10 +52,13 @@ def cost_table(arena: Arena) -> Table | None:
     groups = [group for group in arena.groups if any(values[group] for _, values in kept)]
     if not kept:
         return None
-    columns = [Column("model", "model"), *(column for column, _ in kept)]
-    rows = [[name_cell(group), *(figure(values[group], significant) for _, values in kept)] for group in groups]
+    columns = [Column("model", "model"), seeds_column(), *(column for column, _ in kept)]
+    rows = [
+        [name_cell(group), seeds_cell(group), *(figure(values[group], significant) for _, values in kept)]
+        for group in groups
+    ]
     notes = ["Times are of the machines that the runs had; rows of different machines cannot be compared."]
-    return Table("Cost", columns, rows, notes)
+    return Table("Training and inference", columns, rows, notes)
 
 
 def _of_runs(cost: Callable[[Run], float | None]) -> Callable[[Group], list[Value]]:

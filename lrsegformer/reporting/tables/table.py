@@ -111,13 +111,13 @@ def text_cell(text: str, order: float | str | None = None) -> Cell:
 
 
 def figure(values: Iterable[Value], written: Callable[[float], str] = significant) -> Cell:
-    """The mean over seeds, and the sample standard deviation where there are several."""
+    """The mean over seeds, and the sample standard deviation where they differ."""
     values = _latest(values)
     if not values:
         return Cell(ABSENT)
     mean = statistics.fmean(one.value for one in values)
     several = [one.value for one in values]
-    spread = _spread(statistics.stdev(several), written) if len(several) > 1 else ""
+    spread = _spread(statistics.stdev(several), written) if len(set(several)) > 1 else ""
     return Cell(written(mean), spread, mean, _detail(values, written), _numbers(values))
 
 
