@@ -109,8 +109,13 @@ def _text(entries: Sequence[Mapping[str, Any]], measures: Mapping[str, Sequence[
 
 
 def _task_tables(task: str, groups: Mapping[str, Mapping[Measure, tuple[Average, list[int]]]]) -> list[str]:
-    """Scores after training and proven bounds, then for every follow-up its conditions by the main score."""
+    """
+    Scores after training and proven bounds, then for every follow-up its conditions by the main score; of the
+    configurations that have any.
+    """
     found = list(dict.fromkeys(key for averages in groups.values() for key in averages))
+    if not found:
+        return ["No cell is finished."]
     trained = [key for key in found if key.source == TRAIN]
     scores = sorted((key for key in trained if key.kind == MEASURED), key=lambda key: SCORES[task].index(key.score))
     parts = ["### After training", _table(groups, scores, lambda key: key.score)]
@@ -132,10 +137,10 @@ def _table(
 ) -> str:
     rows = []
     for name, averages in groups.items():
-        counts = {averages[key][0].count for key in columns if key in averages}
-        most = max(counts, default=0)
-        cells = [_cell(averages.get(key), most) for key in columns]
-        rows.append((name, str(most), *cells))
+        counts = [averages[key][0].count for key in columns if key in averages]
+        if counts:
+            cells = [_cell(averages.get(key), max(counts)) for key in columns]
+            rows.append((name, str(max(counts)), *cells))
     return table(("configuration", "n", *(title(key) for key in columns)), rows)
 
 

@@ -117,6 +117,14 @@ def test_mean_spread_and_number_of_seeds(tmp_path):
     assert "4 of 5 cells are finished" in text and "| segmentation-orthogonal-seed1 | why |" in text
 
 
+def test_what_is_not_finished_has_no_rows(tmp_path):
+    write_summary(tmp_path, [entry(tmp_path, 0, "pending", train=TRAINED)])
+    assert "No cell is finished." in (tmp_path / "summary.md").read_text() and lines(tmp_path) == []
+    write_summary(tmp_path, [entry(tmp_path, 0, train=TRAINED), entry(tmp_path, 0, "pending", "orthogonal", train={})])
+    text = (tmp_path / "summary.md").read_text()
+    assert "| segmentation-baseline | 1 |" in text and "segmentation-orthogonal" not in text
+
+
 def test_scores_of_fewer_seeds_say_so(tmp_path):
     first = entry(tmp_path, 0, train={"eval_mean_iou": 0.5, "eval_f1": 0.25})
     write_summary(tmp_path, [first, entry(tmp_path, 1, train={"eval_mean_iou": 0.5})])
