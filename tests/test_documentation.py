@@ -22,6 +22,7 @@ from lrsegformer.data.processor import load_processor
 from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.evaluation import predict_classes
 from lrsegformer.inference.arguments import PredictArguments
+from lrsegformer.inference.evaluation_arguments import EvaluateArguments
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.training import LRSegformerTrainingArguments
@@ -32,7 +33,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OF_TRAINING = OneLineParser((RunArguments, ModelArguments, DataArguments, LRSegformerTrainingArguments))
 OF_OTHERS = [
     OneLineParser(kind)
-    for kind in (RobustnessArguments, CertificateArguments, PredictArguments, MatrixArguments, ReportArguments)
+    for kind in (
+        *(RobustnessArguments, CertificateArguments, PredictArguments, EvaluateArguments),
+        *(MatrixArguments, ReportArguments),
+    )
 ]
 FIELDS = {*OF_TRAINING.field_names(), *(name for parser in OF_OTHERS for name in parser.field_names())}
 # Options of our command lines that are no fields, and options of accelerate.

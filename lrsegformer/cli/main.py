@@ -43,6 +43,7 @@ COMMANDS = {
     "finetune-seg": Command("finetune", "fine-tune for semantic segmentation", ("segmentation",)),
     "finetune-cls": Command("finetune", "fine-tune for image classification", ("classification",)),
     "run": Command("run", "fine-tune for either task (--task), with a strategy unless --variant baseline"),
+    "evaluate": Command("evaluate", "score a checkpoint by every protocol: confusion matrix, worst images"),
     "predict": Command("predict", "predict images, folders and videos: class maps, overlays, certified radii"),
     "robustness": Command("robustness", "score models under attack, corruption and shifted data"),
     "certify": Command("certify", "certify predictions, beside attacks and randomised smoothing"),

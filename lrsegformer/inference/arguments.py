@@ -11,9 +11,9 @@ from lrsegformer.errors import InputError
 DEFAULT_WINDOW = 512
 
 
-def as_in_training(name: str) -> Any:
-    """A field of the data options of training, with its default and help."""
-    known = DataArguments.__dataclass_fields__[name]
+def as_in(kind: type, name: str) -> Any:
+    """A field of other options, with its default and help."""
+    known = kind.__dataclass_fields__[name]
     return dataclasses.field(default=known.default, metadata=known.metadata)
 
 
@@ -57,10 +57,10 @@ class PredictArguments:
     dataloader_num_workers: int = field(
         default=0, metadata={"help": "Processes that read and resize images beside the one that predicts."}
     )
-    image_range: str | None = as_in_training("image_range")
-    image_bands: str | None = as_in_training("image_bands")
-    image_page: int | None = as_in_training("image_page")
-    max_image_pixels: int | None = as_in_training("max_image_pixels")
+    image_range: str | None = as_in(DataArguments, "image_range")
+    image_bands: str | None = as_in(DataArguments, "image_bands")
+    image_page: int | None = as_in(DataArguments, "image_page")
+    max_image_pixels: int | None = as_in(DataArguments, "max_image_pixels")
 
     def __post_init__(self):
         check_protocol(self.protocol, self.window, self.stride)

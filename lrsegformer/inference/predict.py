@@ -18,7 +18,7 @@ from lrsegformer.inference.arguments import PredictArguments
 from lrsegformer.inference.files import find_files
 from lrsegformer.inference.folder import TABLES, PredictionFolder
 from lrsegformer.inference.predictor import OPTION, Predictor
-from lrsegformer.inference.stream import ImageStream, Ready, batches
+from lrsegformer.inference.stream import ImageStream, Ready, batches, stacked
 from lrsegformer.inference.video import frame_count
 from lrsegformer.robustness.bench.checkpoints import (
     find_checkpoints,
@@ -151,8 +151,7 @@ def _predict_batch(predictor: Predictor, folder: PredictionFolder, several: Sequ
             if one.error is not None:
                 logger.warning(f"skipped: {one.error}")
         return [False if one.error is None else one.error for one in several]
-    inputs = [torch.stack(size) for size in zip(*(one.inputs for one in several), strict=True)]
-    predictions = predictor.predict([one.image for one in several], inputs)
+    predictions = predictor.predict([one.image for one in several], stacked([one.inputs for one in several]))
     with writing_to(folder.folder):
         for one, prediction in zip(several, predictions, strict=True):
             folder.write(one.file, one.name, prediction)

@@ -121,11 +121,7 @@ class Predictor:
                 f"{option} is for segmentation, and the model classifies images (its probabilities are always given): "
                 "leave it out"
             )
-        if protocol == "slide" and getattr(model.config, "certified_position_grid", None):
-            logger.warning(
-                "--protocol slide: the model has learned vectors for places of the whole image (position grid), and "
-                "each window is taken for a whole image; expect wrong classes."
-            )
+        warn_of_places(model, self.protocol)
         self.model = model.eval().requires_grad_(False)
         if hasattr(model, "merge"):
             model.merge()
@@ -185,25 +181,23 @@ class Predictor:
         """The upright RGB image of a file; an image in RGB."""
         return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image, reading=self.reading)
 
-    @torch.no_grad()
-    def logits(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """
-        What the protocol gives of a batch.
-
-        Args:
-            inputs (sequence of `torch.Tensor`): `(batch, 3, height, width)` for each size of the protocol.
-
-        Returns:
-            `list[torch.Tensor]`: maps of logits of any sizes, or logits `(batch, num_labels)`.
-        """
-        return self.protocol.logits(self._logits_of, inputs)
+    def logits_of(self, pixels: Tensor) -> Tensor:
+        """One pass: logits of inputs `(batch, 3, height, width)`, which may lie on another device."""
+        return self.model(pixel_values=pixels.to(device=self.model.device, dtype=self.model.dtype)).logits
 
     @torch.no_grad()
     def predict(
         self, images: Sequence[Image.Image], inputs: Sequence[Tensor]
     ) -> list[MapPrediction] | list[ClassPrediction]:
-        """The predictions of a batch: images, and what the model is given of them."""
-        maps = self.logits(inputs)
+        """
+        The predictions of a batch.
+
+        Args:
+            images (sequence of `PIL.Image.Image`): upright, in RGB.
+            inputs (sequence of `torch.Tensor`): what the model is given of them, `(batch, 3, height, width)` for each
+                size of the protocol.
+        """
+        maps = self.protocol.logits(self.logits_of, inputs)
         input_size = tuple(inputs[0].shape[-2:])
         found = []
         for row, image in enumerate(images):
@@ -211,19 +205,14 @@ class Predictor:
             found.append((self._map if self.task == "segmentation" else self._class)(image, own, input_size))
         return found
 
-    def _logits_of(self, pixels: Tensor) -> Tensor:
-        return self.model(pixel_values=pixels.to(device=self.model.device, dtype=self.model.dtype)).logits
-
     def _map(self, image: Image.Image, maps: Sequence[Tensor], input_size: tuple[int, int]) -> MapPrediction:
         size = image.size[::-1]
         confidence = radius = None
         if self.confidence:
             classes, confidence = predict_pixels(maps, size)
             confidence = confidence[0].cpu().numpy()
-        elif len(maps) > 1:
-            classes = predict_pixels(maps, size).classes
         else:
-            classes = predict_classes(maps[0], size)
+            classes = classes_of(maps, size)
         if self.proof is not None:
             found = self._certified(maps[0], input_size, size)
             classes, radius = found.classes, found.distances[0].cpu().numpy()
@@ -262,6 +251,20 @@ class Predictor:
                 f"--certified_radius: {note.rstrip('.')}. Leave the option out, or train with --scope certified"
             )
         return proof
+
+
+def classes_of(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Classes `(batch, *size)` of a protocol's maps."""
+    return predict_classes(maps[0], size) if len(maps) == 1 else predict_pixels(maps, size).classes
+
+
+def warn_of_places(model: torch.nn.Module, protocol: Protocol) -> None:
+    """A line where windows are taken for whole images by a model that has learned where things are in these."""
+    if protocol.name == "slide" and getattr(model.config, "certified_position_grid", None):
+        logger.warning(
+            "--protocol slide: the model has learned vectors for places of the whole image (position grid), and each "
+            "window is taken for a whole image; expect wrong classes."
+        )
 
 
 def _fields(reading: ImageReading) -> tuple:

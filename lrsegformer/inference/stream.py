@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -15,6 +16,8 @@ from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.errors import InputError
 from lrsegformer.inference.files import InputFile
 from lrsegformer.inference.video import frames
+
+One = TypeVar("One")
 
 
 class Ready(NamedTuple):
@@ -97,10 +100,20 @@ def batches(stream: ImageStream, batch_size: int, num_workers: int) -> Iterator[
     """Lists of images whose inputs have one size, and lists of those without an image."""
     loader = DataLoader(stream, batch_size=batch_size, num_workers=num_workers, collate_fn=list)
     for several in loader:
-        groups = defaultdict(list)
-        for one in several:
-            groups[tuple(pixels.shape for pixels in one.inputs)].append(one)
-        yield from groups.values()
+        yield from of_one_size(several, lambda one: one.inputs)
+
+
+def of_one_size(several: Sequence[One], inputs_of: Callable[[One], Sequence[Tensor]]) -> list[list[One]]:
+    """Images apart by the sizes of their inputs, which decide what shares a batch."""
+    groups = defaultdict(list)
+    for one in several:
+        groups[tuple(pixels.shape for pixels in inputs_of(one))].append(one)
+    return list(groups.values())
+
+
+def stacked(inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Of images of one size the batches of each size of the protocol."""
+    return [torch.stack(size) for size in zip(*inputs, strict=True)]
 
 
 def _raise(message: str) -> Image.Image:

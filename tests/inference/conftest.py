@@ -51,3 +51,18 @@ def photographs(tmp_path, turned_photograph):
     turned_photograph(folder / "turned.jpg")
     (folder / "broken.jpg").write_text("no image")
     return folder
+
+
+@pytest.fixture
+def exit_status(tmp_path, monkeypatch):
+    """`exit_status(main, *words)`: of a command line in a folder of its own; 0 where it ends by itself."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(main, *words):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return call

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,18 +14,9 @@ from lrsegformer.inference import Predictor, folder, stream
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(exit_status):
     """`run(*words)`: the exit status of a command line (0 where it ends by itself)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        try:
-            predict.main([str(word) for word in words])
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    return call
+    return partial(exit_status, predict.main)
 
 
 def table(file):

@@ -75,10 +75,13 @@ def with_saved_reading(arguments: BenchDataArguments, processors: Mapping[str, A
     return arguments if reading.page is None else replace(arguments, image_page=reading.page)
 
 
-def open_splits(arguments: BenchDataArguments, task: str, seed: int) -> DataSplits:
-    """Both splits in full (of the built-in digits, as many as are asked for)."""
+def open_splits(arguments: BenchDataArguments, task: str, seed: int, in_full: bool = True) -> DataSplits:
+    """
+    Both splits in full (of the built-in digits, as many as are asked for), or as many images of them as the options
+    say.
+    """
     arguments = arguments.with_training_folders()
-    if arguments.dataset != DIGITS:
+    if in_full and arguments.dataset != DIGITS:
         arguments = replace(arguments, max_eval_samples=None, max_train_samples=None)
     return load_data(arguments, task, seed, *_UNUSED_STATISTICS)
 

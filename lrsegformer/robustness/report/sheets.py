@@ -17,7 +17,7 @@ from lrsegformer.evaluation.picture_parts import PARTS_KEY, PicturePart, parts_t
 SHOWN_IMAGES = 4
 _SIDE = 300  # pixels of a picture's width: a sheet for every cell has to stay small and quick, so Pillow draws it
 _GAP, _LINE, _SWATCH = 8, 18, 12
-_VOID = (96, 96, 96)
+VOID = (96, 96, 96)
 _LEGEND_ENTRIES, _LEGEND_COLUMNS = 24, 6
 _COLUMNS = ("clean", "perturbed", "change", "truth", "clean_prediction", "perturbed_prediction")
 
@@ -60,10 +60,28 @@ def save_sheet(samples: Sequence[Sample], title: str, names: Sequence[str], path
     if not with_maps:
         for row, sample in zip(rows, samples, strict=True):
             row[1] = (row[1][0], _classes_caption(sample, names))
-    legend = _legend(samples, colours, names) if with_maps else []
+    maps = [one for sample in samples for one in (sample.truth, sample.before, sample.after)]
+    draw_sheet(rows, title, legend_of(maps, colours, names) if with_maps else [], path)
+
+
+def draw_sheet(
+    rows: Sequence[Sequence[tuple[Image.Image, str]]],
+    title: str,
+    legend: Sequence[tuple[tuple, str]],
+    path: str | os.PathLike,
+) -> None:
+    """
+    Draw rows of pictures with their captions under a title, and a legend below.
+
+    Args:
+        rows (sequence of sequences of `tuple`): pictures of [`sized`] and captions.
+        title (`str`): of the sheet.
+        legend (sequence of `tuple`): colours and words, such as those of [`legend_of`].
+        path (`str` or `os.PathLike`): the PNG file to write.
+    """
     heights = [max(picture.height for picture, _ in row) + _LINE + _GAP for row in rows]
     legend_rows = -(-len(legend) // _LEGEND_COLUMNS)
-    width = len(rows[0]) * (_SIDE + _GAP) + _GAP
+    width = max(len(row) for row in rows) * (_SIDE + _GAP) + _GAP
     sheet = Image.new("RGB", (width, sum(heights) + (legend_rows + 2) * _LINE), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
@@ -94,42 +112,43 @@ def _images(sample: Sample) -> list[tuple[Image.Image, str]]:
     factor = max(1, 127 // max(1, largest))
     change = (128 + factor * difference).clip(0, 255).astype(np.uint8)
     caption = f"change x {factor}" if largest else "no change of half a level"
-    return [(_sized(sample.clean), "clean"), (_sized(sample.perturbed), "perturbed"), (_sized(change), caption)]
+    return [(sized(sample.clean), "clean"), (sized(sample.perturbed), "perturbed"), (sized(change), caption)]
 
 
 def _maps(sample: Sample, colours: np.ndarray) -> list[tuple[Image.Image, str]]:
-    counted = _is_class(sample.truth, len(colours))
+    counted = is_class(sample.truth, len(colours))
 
     def share(prediction: np.ndarray | int) -> str:
         right = (np.asarray(prediction).astype(np.int64) == np.asarray(sample.truth))[counted]
         return f"{100 * right.mean():.1f} % right" if right.size else "nothing counts"
 
     return [
-        (_sized(_coloured(sample.truth, colours)), "truth"),
-        (_sized(_coloured(sample.before, colours)), f"of clean: {share(sample.before)}"),
-        (_sized(_coloured(sample.after, colours)), f"of perturbed: {share(sample.after)}"),
+        (sized(coloured(sample.truth, colours)), "truth"),
+        (sized(coloured(sample.before, colours)), f"of clean: {share(sample.before)}"),
+        (sized(coloured(sample.after, colours)), f"of perturbed: {share(sample.after)}"),
     ]
 
 
-def _is_class(classes: np.ndarray | int, num_labels: int) -> np.ndarray:
+def is_class(classes: np.ndarray | int, num_labels: int) -> np.ndarray:
+    """Where a map holds a class, and not what does not count."""
     classes = np.asarray(classes).astype(np.int64)
     return (classes >= 0) & (classes < num_labels)
 
 
-def _coloured(classes: np.ndarray | int, colours: np.ndarray) -> np.ndarray:
-    is_class = _is_class(classes, len(colours))
-    return np.where(is_class[..., None], colours[np.where(is_class, classes, 0)], np.uint8(_VOID))
+def coloured(classes: np.ndarray | int, colours: np.ndarray) -> np.ndarray:
+    """uint8 RGB of an integer map; what does not count is grey."""
+    counted = is_class(classes, len(colours))
+    return np.where(counted[..., None], colours[np.where(counted, classes, 0)], np.uint8(VOID))
 
 
-def _legend(samples: Sequence[Sample], colours: np.ndarray, names: Sequence[str]) -> list[tuple[tuple, str]]:
-    """Colour and name of the commonest classes of the sheet, and of void where there is any."""
-    maps = [one for sample in samples for one in (sample.truth, sample.before, sample.after)]
+def legend_of(maps: Sequence[np.ndarray], colours: np.ndarray, names: Sequence[str]) -> list[tuple[tuple, str]]:
+    """Colour and name of the commonest classes of the maps, and of void where there is any."""
     values = np.concatenate([np.asarray(one).astype(np.int64).ravel() for one in maps])
-    is_class = _is_class(values, len(colours))
-    frequency = np.bincount(values[is_class], minlength=len(colours))
+    counted = is_class(values, len(colours))
+    frequency = np.bincount(values[counted], minlength=len(colours))
     shown = [label for label in np.argsort(-frequency, kind="stable") if frequency[label]][:_LEGEND_ENTRIES]
     entries = [(tuple(colours[label].tolist()), names[label][:24]) for label in shown]
-    return entries if is_class.all() else [*entries, (_VOID, "does not count")]
+    return entries if counted.all() else [*entries, (VOID, "does not count")]
 
 
 def _classes_caption(sample: Sample, names: Sequence[str]) -> str:
@@ -137,7 +156,7 @@ def _classes_caption(sample: Sample, names: Sequence[str]) -> str:
     return f"true {truth}: {before} -> {after}"
 
 
-def _sized(picture: np.ndarray) -> Image.Image:
+def sized(picture: np.ndarray) -> Image.Image:
     """The picture at the sheet's width; pixels stay squares, so that small images and maps are seen as they are."""
     image = Image.fromarray(picture)
     height = max(1, round(_SIDE * image.height / image.width))
