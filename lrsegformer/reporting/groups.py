@@ -9,7 +9,7 @@ from typing import Any
 
 from lrsegformer.choices import NO_STRATEGY
 from lrsegformer.reporting.reading.collection import Collection
-from lrsegformer.reporting.reading.reports import Certified, Measured, Report
+from lrsegformer.reporting.reading.reports import Certified, Evaluation, Measured, Report
 from lrsegformer.reporting.reading.runs import INCIDENTAL, Run
 
 _LABELLED = 3
@@ -76,8 +76,8 @@ class Arena:
     def group_of(self, member: Member) -> Group:
         return next(group for group in self.groups if member in group.members)
 
-    def member_of(self, report: Report, row: Measured | Certified | str) -> Member:
-        """The model of a row of a report."""
+    def member_of(self, report: Report | Evaluation, row: Measured | Certified | str) -> Member:
+        """The model of a row of a report, or of a label or name in it."""
         return self._members[report.source.number, row if isinstance(row, str) else row.model]
 
 
@@ -104,6 +104,13 @@ def arenas_of(collection: Collection) -> list[Arena]:
             arenas[key]._members[report.source.number, label] = member
             if member not in belonging[key]:
                 belonging[key].append(member)
+    for one in collection.evaluations:
+        key = arena(one.task, one.dataset)
+        own_folder = members.get(one.source.folder.resolve())
+        member = own_folder or _the_run(one.model, members) or strangers.setdefault(one.model, Member(_end(one.model)))
+        arenas[key]._members[one.source.number, one.model] = member
+        if member not in belonging[key]:
+            belonging[key].append(member)
     for key, found in arenas.items():
         found.groups = _grouped(belonging[key])
     return list(arenas.values())
@@ -119,6 +126,10 @@ def _the_run(named: str, members: dict[Path, Member]) -> Member | None:
     if not ending:  # Runs and reports may have been moved since, together.
         ending = [member for folder, member in members.items() if parts and folder.name == parts[-1]]
     return ending[0] if len(ending) == 1 else None
+
+
+def _end(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2] or name
 
 
 def _grouped(members: Sequence[Member]) -> list[Group]:

@@ -100,7 +100,8 @@ def _viewers_of_group(arena: Arena, setting: Setting, group: Group, left_out: li
                 shared = parts.setdefault(position, {})
                 for name, picture in own.items():
                     shared.setdefault(name, picture)
-                viewer.views.append(View(view[0], view[1], list(own.items()), source))
+                if view[1] not in [one.title for one in viewer.views]:
+                    viewer.views.append(View(view[0], view[1], list(own.items()), source))
         for position, viewer in found.items():
             _fill(viewer, parts[position])
         if found:
@@ -131,8 +132,8 @@ def _placed(kind: str, own: Parts, shared: Parts) -> list[Picture]:
 def _views(
     arena: Arena, setting: Setting, member: Member, left_out: list[str]
 ) -> Iterator[tuple[tuple[str, str], str, dict[int, Parts]]]:
-    """(kind, title), file and the parts of each image: attacks, then certificates."""
-    for report in arena.reports:
+    """(kind, title), file and the parts of each image: attacks, then certificates, those of newer reports first."""
+    for report in sorted(arena.reports, key=lambda report: -report.source.modified):
         if report.setting != setting:
             continue
         for label in report.labels:

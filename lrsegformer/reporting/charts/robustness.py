@@ -94,14 +94,14 @@ def _certified_chart(arena: Arena, setting: Setting, norm: str) -> Chart | None:
 
 
 def _certified_curves(arena: Arena, setting: Setting, norm: str, group: Group) -> list[list[tuple[float, float]]]:
-    """Of each model of a group that is certified from the pixels on."""
-    curves = []
-    for report in arena.reports:
+    """Of each model of a group that is certified from the pixels on, from the newest file that has it."""
+    curves = {}
+    for report in sorted(arena.reports, key=lambda report: report.source.modified):
         for label, found in (report.content.get("models") or {}).items() if report.setting == setting else ():
             if found.get("reach") != "network" or arena.member_of(report, label) not in group.members:
                 continue
             pairs = [(number(x), number(y)) for x, y in (found.get("curves") or {}).get(norm, ())]
             points = [(255 * x, 100 * y) for x, y in pairs if x is not None and y is not None]
             if points:
-                curves.append(points)
-    return curves
+                curves[arena.member_of(report, label)] = points
+    return list(curves.values())

@@ -19,6 +19,7 @@ from lrsegformer.reporting.tables.table import (
     name_cell,
     percent,
     percent_down,
+    percent_points,
     seeds_cell,
     seeds_column,
     significant,
@@ -210,7 +211,7 @@ def _estimates(arena: Arena) -> Table | None:
                 if (value := number(found.get(name))) is not None
                 and arena.member_of(report, found["model"]) in group.members
             ]
-            cells.append(figure(values, significant if "lipschitz" in name else percent))
+            cells.append(figure(values, significant if "lipschitz" in name else percent_points))
         if any(cell.order is not None for cell in cells):
             rows.append([name_cell(group), *cells])
     note = "Measured on the bench's images: slopes from pixels in [0, 1] to the logits, in l2. They bound nothing."

@@ -8,7 +8,7 @@ from lrsegformer.reporting.reading.reports import Matrix
 from lrsegformer.reporting.reading.sources import number
 from lrsegformer.reporting.tables.table import Cell, Column, Table, significant, text_cell
 
-_OPTIONS = ("task", "variant", "strategy", "scope", "lambda_lip", "seed")
+_OPTIONS = ("task", "variant", "strategy", "scope", "lambda_lip", "variation", "seed")
 
 
 def matrix_tables(matrices: Sequence[Matrix]) -> list[Table]:
@@ -17,7 +17,8 @@ def matrix_tables(matrices: Sequence[Matrix]) -> list[Table]:
 
 
 def _table(matrix: Matrix) -> Table:
-    columns = [Column("cell", "text"), Column("status", "text"), *(Column(name, "text") for name in _OPTIONS)]
+    told_of = [name for name in _OPTIONS if any(cell.get(name) is not None for cell in matrix.cells)]
+    columns = [Column("cell", "text"), Column("status", "text"), *(Column(name, "text") for name in told_of)]
     columns += [Column("minutes"), Column("error", "text")]
     order = {"failed": 0, "pending": 1, "done": 2}
     rows = []
@@ -26,7 +27,7 @@ def _table(matrix: Matrix) -> Table:
         minutes = Cell(significant(seconds / 60), order=seconds) if seconds is not None else text_cell("")
         named = [text_cell(str(cell["name"])), text_cell(str(cell["status"]))]
         options = [
-            text_cell("" if cell.get(name) is None else str(cell[name]), number(cell.get(name))) for name in _OPTIONS
+            text_cell("" if cell.get(name) is None else str(cell[name]), number(cell.get(name))) for name in told_of
         ]
         told = (matrix.source.number,)
         named[0] = Cell(named[0].text, order=named[0].order, detail=matrix.source.shown, sources=told)

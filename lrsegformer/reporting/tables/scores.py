@@ -122,25 +122,27 @@ def _constant_answer(groups: Sequence[Group], names: dict[str, str]) -> list[Cel
 
 def _by_protocol(arena: Arena, evaluations: Sequence[Evaluation]) -> Table:
     names = {name: title for name, title in SCORES[arena.task].items() if _some_has(evaluations, name)}
-    columns = [Column("model", "text"), Column("protocol", "text"), Column("size", "text"), Column("images", "text")]
-    columns += [Column(title) for title in names.values()]
+    columns = [Column("model", "model"), seeds_column(), Column("protocol", "text"), Column("size", "text")]
+    columns += [Column("images", "text"), *(Column(title) for title in names.values())]
     rows = []
-    for one in evaluations:
-        for (protocol, size), scores in one.scores.items():
-            told = (one.source.number,)
-            cells = [
-                Cell(percent(scores[name]), order=scores[name], detail=one.source.shown, sources=told)
-                if name in scores
-                else text_cell("")
-                for name in names
-            ]
-            images = text_cell("" if one.images is None else str(one.images), one.images)
-            rows.append([text_cell(_last_part(one.model)), text_cell(protocol), text_cell(size), images, *cells])
+    for group in arena.groups:
+        own = [one for one in evaluations if arena.member_of(one, one.model) in group.members]
+        asked = dict.fromkeys((protocol, size, one.images) for one in own for protocol, size in one.scores)
+        for protocol, size, images in asked:
+            here = [one for one in own if one.images == images and (protocol, size) in one.scores]
+            found = {name: _evaluated(arena, here, protocol, size, name) for name in names}
+            counted = seeds_cell(group, [value for values in found.values() for value in values])
+            told = [text_cell(protocol), text_cell(size), text_cell("" if images is None else str(images), images)]
+            rows.append([name_cell(group), counted, *told, *(figure(values, percent) for values in found.values())])
     return Table("Scores by protocol and size of the labels, in percent", columns, rows)
 
 
-def _last_part(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2] or model
+def _evaluated(arena: Arena, here: Sequence[Evaluation], protocol: str, size: str, name: str) -> list[Value]:
+    return [
+        Value(one.scores[protocol, size][name], arena.member_of(one, one.model), one.source)
+        for one in here
+        if name in one.scores[protocol, size]
+    ]
 
 
 def _some_has(evaluations: Sequence[Evaluation], name: str) -> bool:

@@ -84,7 +84,7 @@ def save_certified_picture(
     for column, (name, shown) in enumerate(zip(("image", "truth", "prediction"), maps, strict=True)):
         axes = _picture_axes(figure, grid[0, column], name)
         axes.imshow(shown, interpolation="nearest")
-        drawn[_PART_NAMES[name]] = [axes]
+        drawn[_PART_NAMES[name]] = axes
     axes = _picture_axes(figure, grid[0, 3], "certified radius")
     shown = axes.imshow(picture.radii, cmap="viridis", vmin=0.0, vmax=1.25 * max(eps), interpolation="nearest")
     bar = figure.colorbar(shown, ax=axes, extend="max", fraction=0.046)
@@ -93,22 +93,20 @@ def save_certified_picture(
     legend_axes = figure.add_subplot(grid[1, :])
     legend_axes.set_axis_off()
     draw_legend(legend_axes, [picture.truth, picture.prediction], colours, names)
-    drawn["certified_radius"] = [axes, bar.ax]
-    write_figure(figure, path, _places(figure, drawn, unit))
+    drawn["certified_radius"] = axes
+    write_figure(figure, path, _places(figure, drawn, f"dark 0 to yellow {1.25 * max(eps):.3g} and more; {unit}"))
 
 
-def _places(figure: Any, drawn: Mapping[str, Sequence[Any]], unit: str) -> dict[str, str]:
-    """Where each picture lies in the file; the map of radii with its colour bar and the bar's numbers."""
+def _places(figure: Any, drawn: Mapping[str, Any], radii: str) -> dict[str, str]:
+    """Where each picture lies in the file; `radii` is what the map of radii shows, in words."""
     figure.dpi = DOTS_PER_INCH
     figure.draw_without_rendering()
     width, height = (round(side) for side in figure.bbox.size)
     parts = []
-    for name, several in drawn.items():
-        boxes = [one.get_tightbbox() if len(several) > 1 and one is several[-1] else one.bbox for one in several]
-        left, bottom = min(box.x0 for box in boxes), min(box.y0 for box in boxes)
-        right, top = max(box.x1 for box in boxes), max(box.y1 for box in boxes)
+    for name, axes in drawn.items():
+        left, bottom, right, top = axes.bbox.extents
         box = (round(left), round(height - top), min(width, round(right)), min(height, round(height - bottom)))
-        parts.append(PicturePart(0, name, box, unit if name == "certified_radius" else ""))
+        parts.append(PicturePart(0, name, box, radii if name == "certified_radius" else ""))
     return {PARTS_KEY: parts_text(parts)}
 
 
@@ -129,4 +127,4 @@ def _save_image(
     axes.set_axis_off()
     caption = f"{title}\ntrue {truth}, predicted {prediction}\ncertified radius {float(picture.radii):.4g} ({unit})"
     axes.set_title(caption, fontsize=8, parse_math=False)
-    write_figure(figure, path, _places(figure, {"certified_radius": [axes]}, caption))
+    write_figure(figure, path, _places(figure, {"certified_radius": axes}, caption))

@@ -1,5 +1,8 @@
 """Numbers of the tables, from files in which they are known."""
 
+import json
+import os
+import shutil
 import statistics
 
 import pytest
@@ -37,6 +40,25 @@ def test_clean_scores_are_means_over_seeds_with_their_spread_and_files(arena, co
     assert cells_of(table)["n"].text == "2"
     assert cells_of(table, 2)["model"].text == "always “<script>alert('class')</script>”"
     assert cells_of(table, 2)["F1"].text == "–"
+
+
+def test_evaluations_stand_by_protocol_and_size(tmp_path, write_run):
+    runs = [write_run(tmp_path / "runs" / f"one-{seed}", "orthogonal", seed, 0.5) for seed in (1, 2)]
+    for run, mean_iou, folder in zip(runs, (0.4, 0.6), (runs[0], tmp_path / "runs" / "evaluations"), strict=True):
+        folder.mkdir(exist_ok=True)
+        scores = {"original": {"mean_iou": mean_iou, "per_category_iou": [0.1, 0.2]}}
+        content = {"model": str(run), "task": "segmentation", "dataset": "digits", "num_images": 5}
+        content |= {"split": "validation", "protocols": {"whole": scores, "slide": scores}, "versions": {}}
+        (folder / "evaluation.json").write_text(json.dumps(content))
+    collection = collect([tmp_path / "runs"])
+    (arena,) = arenas_of(collection)
+    assert len(arena.groups) == 1
+    table = clean_tables(arena, collection)[1]
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["orthogonal", "2", "whole", "original", "5", "50.00"],
+        ["orthogonal", "2", "slide", "original", "5", "50.00"],
+    ]
+    assert table.rows[0][-1].spread == "14.14" and len(table.rows[0][-1].sources) == 2
 
 
 def test_one_seed_has_no_spread(world, write_run, tmp_path):
@@ -130,10 +152,6 @@ def test_the_overview_has_a_number_of_each_kind(arena):
 
 
 def test_a_newer_file_of_the_same_condition_counts(world, tmp_path):
-    import json
-    import os
-    import shutil
-
     shutil.copytree(world, tmp_path / "world")
     bench = tmp_path / "world" / "reports" / "robustness"
     shutil.copytree(bench, bench.with_name("older"))

@@ -184,7 +184,7 @@ def test_the_files_of_a_report(folders, stand_in, prepared_stand_in, tmp_path):
     assert "per_pixel_l2" in (tmp_path / "run.yaml").read_text()
     parts = {part.name: image for part, image in read_parts(tmp_path / "pictures" / pictures[0])}
     assert list(parts) == ["clean", "truth", "clean_prediction", "certified_radius"]
-    assert parts["clean"].size == parts["truth"].size and parts["certified_radius"].width > parts["clean"].width
+    assert len({image.size for image in parts.values()}) == 1 and parts["clean"].width > 300
     # What a page reads of it.
     read = collect([tmp_path]).reports[0]
     assert len(read.certified) == len(report["rows"]) and read.names == {"baseline": folders["baseline"]}
