@@ -104,8 +104,9 @@ def _places(figure: Any, drawn: Mapping[str, Any], radii: str) -> dict[str, str]
     width, height = (round(side) for side in figure.bbox.size)
     parts = []
     for name, axes in drawn.items():
-        left, bottom, right, top = axes.bbox.extents
-        box = (round(left), round(height - top), min(width, round(right)), min(height, round(height - bottom)))
+        left, above = round(axes.bbox.x0), round(height - axes.bbox.y1)
+        right, below = left + round(axes.bbox.width), above + round(axes.bbox.height)
+        box = (left, above, min(width, right), min(height, below))
         parts.append(PicturePart(0, name, box, radii if name == "certified_radius" else ""))
     return {PARTS_KEY: parts_text(parts)}
 
