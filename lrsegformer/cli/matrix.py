@@ -10,11 +10,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrsegformer.cli import certify, finetune, robustness
+from lrsegformer.cli import certify, evaluate, finetune, robustness
 from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.cli.parser import OneLineParser, read_mapping
 from lrsegformer.data.arguments import DIGITS
 from lrsegformer.errors import InputError
+from lrsegformer.inference.evaluation_arguments import NAMING_OPTIONS
 from lrsegformer.matrix.definition import parse_definition
 from lrsegformer.matrix.planning import Commands, Length, Request, Verdict, describe_left_out, make_plan
 from lrsegformer.matrix.processes import launch_words
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Run the experiments of a file: every combination of its lists, each by the ordinary command."
 EPILOG = "What the file may say: docs/matrix.md."
-_FOLLOW_UPS = {"robustness": robustness, "certify": certify}
+_FOLLOW_UPS = {"evaluate": evaluate, "robustness": robustness, "certify": certify}
 
 
 @dataclass
@@ -176,6 +177,11 @@ def follow_up_words(command: str, task: str, options: Mapping[str, Any]) -> list
     """
     module = _FOLLOW_UPS[command]
     words = module.build_parser().words_of(options, "its options")
-    own, _ = module.parse_arguments(["--models", "cell", *words])
-    own.check_task(task)
+    if command == "evaluate":
+        # Before the cell is trained, any data set stands for its own.
+        named = set(NAMING_OPTIONS) & options.keys()
+        evaluate.parse_arguments(["cell", *words, *([] if named else ["--dataset", DIGITS])])
+    else:
+        own, _ = module.parse_arguments(["--models", "cell", *words])
+        own.check_task(task)
     return words

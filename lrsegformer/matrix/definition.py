@@ -24,7 +24,7 @@ _MAPPINGS = ("common", "per_task", "variations", "cells", "then")
 KEYS = (*_LISTS, *_MAPPINGS, "exclude")
 # They come to stand in the names of folders.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
-FOLLOW_UP_COMMANDS = ("robustness", "certify")
+FOLLOW_UP_COMMANDS = ("evaluate", "robustness", "certify")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ SAME_RUN = (
 )
 TRAINING_COMMANDS = {"segmentation": "finetune-seg", "classification": "finetune-cls"}
 # What a follow-up takes over from the cell: which data, and how files are read. Not how many, nor at which size: the
-# commands score each model on the inputs of its own processor, and all of them on the same images.
+# commands score each model on the inputs of its own processor, and all of them on the same images. `evaluate` finds
+# the data of a run by itself.
 _DATA_OPTIONS = (
     *("dataset", "dataset_config", "dataset_revision", "train_split", "validation_split"),
     *("image_column", "label_column", *FOLDER_OPTIONS, "image_suffix", "mask_suffix"),
@@ -170,7 +171,8 @@ def _cell(definition: Definition, draft: Draft, verdict: Verdict, commands: Comm
     for follow_up in definition.follow_ups:
         if matches(follow_up.only, coordinates):
             where = f"{definition.source}, then: {follow_up.name}, cell {draft.label}"
-            options = {**_data_options(draft.options), **follow_up.options}
+            shared = {} if follow_up.command == "evaluate" else _data_options(draft.options)
+            options = {**shared, **follow_up.options}
             try:
                 words = commands.follow_up(follow_up.command, draft.task, options)
             except InputError as error:

@@ -20,7 +20,7 @@ from lrsegformer.training.run_config import RUN_CONFIG_FILE, last_whole_checkpoi
 
 _LOOK_SECONDS = 0.5
 # By which option a command takes the model that it looks at, before its folder.
-_MODEL_OPTIONS = {"robustness": ["--models"], "certify": ["--models"]}
+_MODEL_OPTIONS = {"evaluate": [], "robustness": ["--models"], "certify": ["--models"]}
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_the_recipe_is_a_matrix_that_the_command_takes():
     definition = parse_definition(yaml.safe_load(file.read_text(encoding="utf-8")), file.name)
     plan = make_plan(definition, Commands(matrix.judge, matrix.follow_up_words))
     assert len(plan.cells) == (1 + 2 * 2) * 2 + (1 + 2) * 2 + 2 and not plan.left_out
-    assert {step.command for cell in plan.cells for step in cell.steps} > {"robustness", "certify"}
+    assert {step.command for cell in plan.cells for step in cell.steps} > {"evaluate", "robustness", "certify"}
 
 
 def small(**content):
@@ -93,6 +93,8 @@ def small(**content):
             [],
             ["then: robustness, cell classification", "cospgd", "segmentation"],
         ),
+        (small(then={"evaluate": {"protocol": "slide"}}), [], ["then: evaluate, cell", "'protocols'"]),
+        (small(then={"evaluate": {"stride": 8}}), [], ["then: evaluate, cell", "--stride"]),
         (small(then={"certify": {"radii": [0]}}), [], ["then: certify, cell", "--radii"]),
         (small(), ["--jobs", "0"], ["--jobs is 0"]),
         (small(), ["--accelerate_config", "none.yaml"], ["--accelerate_config none.yaml", "no such file"]),
@@ -140,7 +142,7 @@ def test_a_matrix_that_is_killed_twice_is_finished_by_the_same_command(tmp_path)
             **{**DIGITS, "image_size": 32, "max_train_samples": 16, "max_eval_samples": 4, "total_batch_size": 2},
             **{"max_steps": 30, "save_steps": 5, "eval_strategy": "no", "dataloader_num_workers": 1},
         },
-        "then": {"robustness": {"attacks": "pgd", "eps": 1, "steps": 1, "max_eval_samples": 2}},
+        "then": {"evaluate": {}, "robustness": {"attacks": "pgd", "eps": 1, "steps": 1, "max_eval_samples": 2}},
     }
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
     command = [sys.executable, "-m", "lrsegformer", "run", "--matrix", "m.yaml", "--output_dir", "out"]
@@ -164,4 +166,5 @@ def test_a_matrix_that_is_killed_twice_is_finished_by_the_same_command(tmp_path)
     assert entries[first.name]["steps"]["train"]["attempts"] == 2
     assert "--resume_from_checkpoint" in (first / "train.log").read_text()
     summary = (tmp_path / "out" / "summary.md").read_text()
+    assert "| configuration | n | whole, original | whole, resized |" in summary
     assert "4 of 4 cells are finished" in summary and "pgd-linf-1 (estimated by attack)" in summary
