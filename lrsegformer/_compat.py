@@ -6,7 +6,8 @@ Each has a test in `tests/test_compat.py` that fails when the workaround is no l
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from transformers.models.auto import modeling_auto
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+ARGUMENTS_FILE = "training_args.bin"
 
 
 def register_key_renaming(class_name: str, stock_class_name: str) -> None:
@@ -85,6 +88,57 @@ def remove_autocast(model: "torch.nn.Module") -> None:
         del model.forward
         if model.forward != own_forward:
             model.forward = own_forward
+
+
+class _Uploads:
+    """A Hub client whose uploads of a run's folder leave files out."""
+
+    def __init__(self, api: Any, run: str, left_out: Callable[[], list[str]]):
+        self._api, self._run, self._left_out = api, run, left_out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    def upload_folder(self, *, folder_path: str, ignore_patterns: Sequence[str] = (), **options: Any) -> Any:
+        # A checkpoint is uploaded by itself, where it was asked for.
+        left_out = self._left_out() if folder_path == self._run else [ARGUMENTS_FILE]
+        return self._api.upload_folder(
+            folder_path=folder_path, ignore_patterns=[*ignore_patterns, *left_out], **options
+        )
+
+
+class CleanUploadMixin:
+    """
+    For Trainer subclasses: what goes to the Hub leaves out the names that [`files_left_out`] gives.
+
+    The Trainer of transformers 5.23 uploads its whole folder and has no option for it: reports and logs in folders of
+    their own, and files that name the folders of this machine, `training_args.bin` among them, which is a pickle and
+    holds the token that `--hub_token` was given besides (no upstream issue found).
+    """
+
+    def files_left_out(self) -> list[str]:
+        """Patterns of files in the run's folder that are not uploaded, beyond those that the Trainer leaves out."""
+        return [ARGUMENTS_FILE]
+
+    def push_to_hub(self, *args, **kwargs) -> Any:
+        """Upload the run's folder; see [`~transformers.Trainer.push_to_hub`]."""
+        with self._clean_uploads():
+            return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        with self._clean_uploads():
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    @contextmanager
+    def _clean_uploads(self) -> Iterator[None]:
+        from transformers import trainer as trainer_module  # not for those who train nothing
+
+        make = trainer_module.hf_api
+        trainer_module.hf_api = lambda: _Uploads(make(), self.args.output_dir, self.files_left_out)
+        try:
+            yield
+        finally:
+            trainer_module.hf_api = make
 
 
 class StrictCheckpointMixin:

@@ -6,6 +6,7 @@ A test named `test_upstream_...` that fails after an upgrade is good news: the w
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,10 +21,12 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers import trainer as trainer_module
 from transformers.models.auto import modeling_auto
 
 from lrsegformer import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer._compat import (
+    CleanUploadMixin,
     StrictCheckpointMixin,
     active_module,
     active_modules,
@@ -263,6 +266,58 @@ def adapted():
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"])
     model = LRSegformerForImageClassification(LRSegformerConfig(**SIZES, lipschitz_strategy="stable_softplus"))
     return peft.get_peft_model(model, config)
+
+
+@pytest.fixture
+def uploads(monkeypatch):
+    """What the Trainer asks the Hub's client to upload: the folder, and the patterns of what it leaves out."""
+    asked = []
+
+    class Api:
+        def create_repo(self, *names, **options):
+            return SimpleNamespace(repo_id="someone/model")
+
+        def upload_folder(self, *, folder_path, ignore_patterns=None, **options):
+            asked.append((folder_path, ignore_patterns or []))
+
+    monkeypatch.setattr(trainer_module, "hf_api", Api)
+    return asked
+
+
+def push(trainer_class, folder):
+    arguments = TrainingArguments(
+        output_dir=str(folder), use_cpu=True, hub_token="hf_secret", hub_strategy="checkpoint"
+    )
+    trainer = trainer_class(model=stock_model(), args=arguments)
+    trainer.push_to_hub()
+    (folder / "checkpoint-1").mkdir()
+    trainer._push_from_checkpoint(str(folder / "checkpoint-1"))
+
+
+class UploadingTrainer(CleanUploadMixin, Trainer):
+    """The stock Trainer with the uploads of ours."""
+
+    def files_left_out(self):
+        return [*super().files_left_out(), "run.yaml"]
+
+
+def test_uploads_leave_out_what_is_named(uploads, tmp_path):
+    made = trainer_module.hf_api
+    push(UploadingTrainer, tmp_path)
+    folders, patterns = zip(*uploads, strict=True)
+    assert folders == (str(tmp_path), str(tmp_path), str(tmp_path / "checkpoint-1"))
+    assert [set(one) for one in patterns] == [
+        {"_*", "checkpoint-*", "training_args.bin", "run.yaml"},
+        {"_*", "checkpoint-*", "training_args.bin", "run.yaml"},
+        {"training_args.bin"},
+    ]
+    assert trainer_module.hf_api is made
+
+
+def test_upstream_trainer_still_uploads_its_arguments_with_the_token(uploads, tmp_path):
+    push(Trainer, tmp_path)
+    assert not any("training_args.bin" in patterns for _, patterns in uploads)
+    assert b"hf_secret" in (tmp_path / "training_args.bin").read_bytes()
 
 
 def test_active_modules_are_one_a_wrapper_under_the_old_names(adapted):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrsegformer.hub.markdown import one_line, plain, table
+from lrsegformer.hub.sections import current_sections, sections_text
 from lrsegformer.hub.tables import bounds_section, is_finite
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -50,6 +51,8 @@ def write_model_card(
     command: str | None = None,
 ) -> Path:
     """Write `README.md`: YAML metadata for the Hub, use, scores, Lipschitz bounds, recipe.
+
+    Sections that an earlier card has of this very model ([`~lrsegformer.hub.sections.keep_results`]) are carried over.
 
     Args:
         folder (`str` or `os.PathLike`): the folder of the saved model; its name becomes the model's name.
@@ -107,6 +110,7 @@ def write_model_card(
         image_reading=image_reading,
         classes=_classes(metrics, config),
         bounds=bounds_section(lipschitz_report),
+        measured=sections_text(folder, current_sections(folder)),
         command=command,
         options=_options(config, hyperparameters),
         versions=", ".join(f"{library} {version}" for library, version in versions.items()),

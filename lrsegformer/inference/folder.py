@@ -16,7 +16,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.inference.files import InputFile, natural_key
 from lrsegformer.inference.pictures import confidence_picture, overlay_with_legend, radius_picture
 from lrsegformer.inference.prediction import ClassPrediction, MapPrediction
-from lrsegformer.robustness.report.files import write_whole
+from lrsegformer.writing import write_whole
 
 IDENTITY_FILE, DONE_FILE, UNREADABLE_FILE = "predict.json", "done.jsonl", "unreadable.txt"
 TABLES = {"segmentation": "class_shares.csv", "classification": "predictions.csv"}

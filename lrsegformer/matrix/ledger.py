@@ -15,7 +15,8 @@ from typing import Any
 from lrsegformer.errors import InputError
 from lrsegformer.matrix.definition import COORDINATES
 from lrsegformer.matrix.planning import TRAIN, Cell, Plan
-from lrsegformer.robustness.report.files import write_whole, writing_to
+from lrsegformer.robustness.report.files import writing_to
+from lrsegformer.writing import write_whole
 
 MATRIX_FILE = "matrix.json"
 LOCK_FILE = "matrix.lock"

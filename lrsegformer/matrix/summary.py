@@ -13,7 +13,8 @@ from lrsegformer.matrix.definition import COORDINATES
 from lrsegformer.matrix.ledger import DONE, FAILED
 from lrsegformer.matrix.measures import CERTIFIED, MAIN_SCORE, MEASURED, SCORES, Measure, cell_measures
 from lrsegformer.matrix.planning import TRAIN
-from lrsegformer.robustness.report.files import csv_text, write_whole, writing_to
+from lrsegformer.robustness.report.files import csv_text, writing_to
+from lrsegformer.writing import write_whole
 
 _GROUPED_BY = tuple(name for name in COORDINATES if name != "seed")
 _COLUMNS = ("configuration", *_GROUPED_BY, "source", "condition", "score", "kind", "n", "mean", "spread", "seeds")

@@ -16,6 +16,7 @@ from lrsegformer.data.dataset import collate
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
+from lrsegformer.hub.pushing import explained, upload_later
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_grid, parse_options
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.class_weights import class_weights
@@ -62,29 +63,32 @@ def finetune(
         data_arguments = replace(data_arguments, image_range=show_range(value_range))
     model = start_model(task, model_arguments, splits)
     _warn_of_idle_penalty(model, model_arguments, arguments)
-    trainer = LRSegformerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=splits.train,
-        eval_dataset=splits.validation,
-        data_collator=collate,
-        processing_class=splits.processor,
-        callbacks=[TimeEstimate()],
-    )
+    with explained("nothing was trained."):  # it makes the repository of --push_to_hub
+        trainer = LRSegformerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=splits.train,
+            eval_dataset=splits.validation,
+            data_collator=collate,
+            processing_class=splits.processor,
+            callbacks=[TimeEstimate()],
+        )
     if trainer.is_world_process_zero():
         if checkpoint is None:
             write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
         _say_plan(trainer, splits, model_arguments)
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate_as_saved()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # it goes to the Hub at the end, with its card
     trainer.save_state()
     if trainer.is_world_process_zero():
         card = {"base_model": base_model, "command": command, "score_at": data_arguments.score_at}
         results = write_run_outputs(trainer.model, arguments, trainer.state, task, splits, scores, card)
         print_summary(arguments.output_dir, task, results)
     if arguments.push_to_hub:
-        trainer.push_to_hub()
+        later = upload_later(trainer.hub_model_id, arguments.output_dir)
+        with explained(f"the run is whole in its folder, and `{later}` sends it."):
+            trainer.push_to_hub()
     return scores
 
 

@@ -1,17 +1,16 @@
 """The Trainer: penalty, exact scaling of the loss, optimizer groups, bounded-memory scores."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import logging
 
 from lrsegformer._compat import StrictCheckpointMixin, remove_autocast
 from lrsegformer.errors import InputError, NotFiniteError
+from lrsegformer.hub.pushing import RunUploadMixin
 from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
@@ -25,7 +24,7 @@ from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
+class LRSegformerTrainer(RunUploadMixin, StrictCheckpointMixin, Trainer):
     """
     [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
 
@@ -38,6 +37,7 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
       split.
     - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
+    - A push to the Hub sends model, processor, card, scores and pictures, and no name of a folder of this machine.
     - A loss, penalty, gradient or logit that is not finite stops the run before that is saved ([`FiniteChecks`]).
     - The head and the constants `c` have learning rates of their own; norms and the constants do not decay.
     - Without `compute_metrics`, evaluation computes the scores of [`~lrsegformer.evaluation.ConfusionMatrix`] at the
@@ -352,12 +352,6 @@ class LRSegformerTrainer(StrictCheckpointMixin, Trainer):
         """Save the model, unless it holds what is not finite; see [`~transformers.Trainer.save_model`]."""
         self._finite.check_weights(self.state.global_step, self.accelerator.unwrap_model(self.model))
         super().save_model(output_dir, _internal_call)
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """The Trainer's draft, which [`push_to_hub`] asks for, unless the folder holds the card of a finished run."""
-        card = Path(self.args.output_dir) / "README.md"
-        if not card.is_file() or "lrsegformer" not in (ModelCard.load(card).data.tags or []):
-            super().create_model_card(*args, **kwargs)
 
     # ---- optimizer ----
 

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -89,6 +90,10 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
                 "`accelerate launch --config_file accelerate_configs/ddp.yaml` to use all of them."
             )
             self._n_gpu = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `training_args.bin` holds, which goes wherever a checkpoint goes: everything but the tokens."""
+        return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Steps of warmup; at least one step is left after it, which the schedule divides by."""

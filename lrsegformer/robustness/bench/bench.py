@@ -16,6 +16,7 @@ from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.data.processor import input_size, normalisation
 from lrsegformer.extras import install_name, installed_versions, require
+from lrsegformer.hub.digests import file_digests
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.bench.cells import CellFile, cell_key
 from lrsegformer.robustness.bench.checkpoints import (
@@ -29,6 +30,7 @@ from lrsegformer.robustness.bench.measuring import measure
 from lrsegformer.robustness.bench.planning import prepare
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.conditions import Condition
+from lrsegformer.robustness.report.card import keep_robustness
 from lrsegformer.robustness.report.files import SHEETS, write_report, writing_to
 from lrsegformer.robustness.report.sheets import Sample, save_sheet
 
@@ -40,6 +42,9 @@ PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "numpy", "pill
 def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments) -> dict[str, Any]:
     """
     Score all models under all conditions and write the report; what an earlier run has finished is taken from it.
+
+    A model that is the folder of a run, scored on the inputs of its own image processor, gets its part of the results
+    into its folder and its card ([`~lrsegformer.hub.sections.keep_results`]).
 
     Processes that `accelerate launch` starts share the images of each cell and give the results of one.
 
@@ -70,9 +75,14 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
     report = None
     for checkpoint in checkpoints:
         tasks = prepared.tasks_of(checkpoint)
+        files = file_digests(checkpoint.name)
         model = prepare_model(checkpoint, prepared.processors[checkpoint.label])
         context["bounds"][checkpoint.label] = model.bound
-        context["inputs"][checkpoint.label] = {"size": model.input_size, "subset": tasks[0][1].subset.fingerprint}
+        context["inputs"][checkpoint.label] = {
+            "size": model.input_size,
+            "subset": tasks[0][1].subset.fingerprint,
+            "files": files,
+        }
         for number, (condition, scored) in enumerate(tasks, start=1):
             cell, is_new = score_cell(model, condition, scored, arguments, versions, finished, file)
             took = f"{cell['seconds']:.1f} s" if is_new else "finished before"
@@ -82,6 +92,8 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
         if state.is_main_process:
             options = (arguments, prepared.data_arguments)
             report = write_report(arguments.output_dir, cells, context, prepared.subsets(), arguments.eps, options)
+            if data_arguments.eval_size is None:
+                keep_robustness(checkpoint.name, report, checkpoint.label)
     return broadcast_object_list([report])[0]
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -18,8 +19,9 @@ from lrsegformer.robustness.certificates.curves import save_certified_curves
 from lrsegformer.robustness.certificates.pictures import save_certified_picture
 from lrsegformer.robustness.certificates.rows import check_order
 from lrsegformer.robustness.certificates.text import certificates_text, unit_of
-from lrsegformer.robustness.report.files import csv_text, write_whole, writing_to
+from lrsegformer.robustness.report.files import csv_text, writing_to
 from lrsegformer.training.run_config import RUN_CONFIG_FILE, arguments_to_config
+from lrsegformer.writing import write_whole
 
 REPORT_KIND = "certificates"
 PICTURES = "pictures"
@@ -43,6 +45,7 @@ class ModelResult(NamedTuple):
             [`~lrsegformer.robustness.certificates.measuring.certify`] gave.
         seconds (`dict`): of the certificates, and of smoothing.
         resizings (`list[dict]`): of [`~lrsegformer.robustness.certificates.resizing.resizings_of`].
+        files (`dict`): of [`~lrsegformer.hub.digests.file_digests`].
     """
 
     model: PreparedModel
@@ -52,6 +55,7 @@ class ModelResult(NamedTuple):
     found: dict[str, dict[str, Any]]
     seconds: dict[str, float]
     resizings: Sequence[dict[str, Any]] = ()
+    files: Mapping[str, str] = MappingProxyType({})
 
 
 def write_certificates(
@@ -92,6 +96,7 @@ def _described(result: ModelResult, pictures: list[str]) -> dict[str, Any]:
         "note": result.note,
         "reach": result.reach,
         "weights": result.model.weights,
+        "files": dict(result.files),
         "input": result.model.input_size,
         "bounds": {norm: found["constants"] for norm, found in proven.items()},
         "curves": {norm: found["curve"] for norm, found in result.found.items()},

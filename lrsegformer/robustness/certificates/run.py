@@ -15,6 +15,7 @@ from lrsegformer.certification.smoothing import Smoothing
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.extras import require
+from lrsegformer.hub.digests import file_digests
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, attack_conditions
 from lrsegformer.robustness.bench.bench import (
     PreparedModel,
@@ -28,6 +29,7 @@ from lrsegformer.robustness.bench.checkpoints import find_checkpoints
 from lrsegformer.robustness.bench.planning import Prepared, prepare
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
+from lrsegformer.robustness.certificates.card import keep_certificates
 from lrsegformer.robustness.certificates.files import REPORT_KIND, ModelResult, write_certificates
 from lrsegformer.robustness.certificates.measuring import certify, smooth
 from lrsegformer.robustness.certificates.proven import NETWORK, proof_of
@@ -44,7 +46,9 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
     Certify all models and write the report.
 
     Processes that `accelerate launch` starts share the images and give the results of one. Attacks and smoothing that
-    an earlier run into the same folder has finished are taken from it.
+    an earlier run into the same folder has finished are taken from it. A model that is the folder of a run, scored on
+    the inputs of its own image processor, gets its part of the results into its folder and its card
+    ([`~lrsegformer.hub.sections.keep_results`]).
 
     Args:
         arguments ([`CertificateArguments`]): models, radii, norms, attacks and smoothing.
@@ -75,6 +79,7 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
     results: list[ModelResult] = []
     for checkpoint in checkpoints:
         processor = prepared.processors[checkpoint.label]
+        files = file_digests(checkpoint.name)
         model = prepare_model(checkpoint, processor)
         ((_, data),) = prepared.tasks_of(checkpoint)
 
@@ -82,10 +87,13 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
             return score_cell(model, condition, data, options, versions, finished, file, measured_by)[0]
 
         resizings = resizings_of(data, processor, data_arguments.score_at)
-        results.append(_certify_model(model, data, arguments, smoothing, cell_of)._replace(resizings=resizings))
+        result = _certify_model(model, data, arguments, smoothing, cell_of)
+        results.append(result._replace(resizings=resizings, files=files))
     report = None
     if state.is_main_process:
         report = write_certificates(results, _context(prepared, arguments, smoothing, versions), arguments, prepared)
+        for checkpoint in checkpoints if data_arguments.eval_size is None else ():
+            keep_certificates(checkpoint.name, report, checkpoint.label)
     return broadcast_object_list([report])[0]
 
 

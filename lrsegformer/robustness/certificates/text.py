@@ -12,6 +12,7 @@ from lrsegformer.hub.markdown import plain, table
 from lrsegformer.robustness.certificates.proven import FEATURES
 from lrsegformer.robustness.certificates.rows import NOTHING, SMOOTHED
 from lrsegformer.robustness.report.rows import SHOWN
+from lrsegformer.robustness.report.text import percent
 
 _UNITS = {
     "l2": "l2 over the image, pixels from 0 to 1",
@@ -33,22 +34,37 @@ def certificates_text(report: Mapping[str, Any]) -> str:
     Args:
         report (`dict`): what `results.json` holds.
     """
+    parts = ["# Certificates", *_tables(report, "##")]
+    parts += ["## Inputs and cost", _inputs_table(report["models"]), _resizings(report["models"])]
+    parts += [_pictures(report["models"]), _versions(report)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def certificates_section(report: Mapping[str, Any]) -> str:
+    """The section of a card, of the report of one model."""
+    (found,) = report["models"].values()
+    parts = ["## Certificates", *_tables(report, "###"), f"Inputs: {found['input']}, by the saved image processor."]
+    parts += [_resizings(report["models"]), "![Certified accuracy against radius](certificates.png)"]
+    return "\n\n".join(part for part in [*parts, _versions(report)] if part)
+
+
+def _tables(report: Mapping[str, Any], level: str) -> list[str]:
+    """Scores, what they are of, and the constants, under headings of a level."""
     in_pixels = [row for row in report["rows"] if row["reach"] != FEATURES]
     in_features = [row for row in report["rows"] if row["reach"] == FEATURES]
-    parts = ["# Certificates", _introduction(report)]
+    parts, task = [_introduction(report)], report["task"]
     if in_pixels:
-        parts += ["## Perturbations of the pixels", _table(in_pixels, report["task"]), _caption(report, in_pixels)]
+        parts += [f"{level} Perturbations of the pixels", _table(in_pixels, task), _caption(report, in_pixels)]
     if in_features:
-        parts += ["## Perturbations of the features", _table(in_features, report["task"])]
+        parts += [f"{level} Perturbations of the features", _table(in_features, task)]
         parts.append(_feature_caption(report["models"]))
-    parts += ["## What is certified", "\n".join(_notes(report))]
+    parts += [f"{level} What is certified", "\n".join(_notes(report))]
     bounds = _bounds_table(report["models"])
-    if bounds:
-        parts += ["## Proven constants", bounds]
-    parts += ["## Inputs and cost", _inputs_table(report["models"]), _resizings(report["models"])]
-    parts.append(_pictures(report["models"]))
-    parts.append("Versions: " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()) + ".")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return [*parts, f"{level} Proven constants", bounds] if bounds else parts
+
+
+def _versions(report: Mapping[str, Any]) -> str:
+    return "Versions: " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()) + "."
 
 
 def _introduction(report: Mapping[str, Any]) -> str:
@@ -75,8 +91,8 @@ def _table(rows: Sequence[Mapping[str, Any]], task: str) -> str:
     for row in rows:
         line = [plain(row["model"]), _method(row), row["norm"], radius_text(row["radius"])]
         for score in SHOWN[task]:
-            line.append(_percent(row[f"clean_{score}"]))
-            line += [_percent(row["attacked"].get(name, {}).get(score)) for name in attacks]
+            line.append(percent(row[f"clean_{score}"]))
+            line += [percent(row["attacked"].get(name, {}).get(score)) for name in attacks]
             line.append(_floor_percent(row[f"certified_{score}"]))
         if task == "segmentation":
             names = ("per_pixel_accuracy", "collective_accuracy", "certified_share")
@@ -183,10 +199,6 @@ def _pictures(models: Mapping[str, Mapping[str, Any]]) -> str:
 def radius_text(radius: float) -> str:
     """A radius in 1/255, and as it is."""
     return f"{255 * radius:.4g}/255 ({radius:.4g})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _floor_percent(value: float | None) -> str:

@@ -27,6 +27,7 @@ from lrsegformer.robustness.report.rows import (
 )
 from lrsegformer.robustness.report.text import report_text
 from lrsegformer.training.run_config import RUN_CONFIG_FILE, arguments_to_config
+from lrsegformer.writing import write_whole
 
 _CONDITION_COLUMNS = (
     "model",
@@ -67,8 +68,8 @@ def write_report(
         folder (`str` or `Path`): of the report.
         cells (sequence of `dict`): the finished cells, in the order of the tables.
         context (`dict`): `task`, `dataset`, `images`, `of`, `class_names`, `seed`, `versions`, `score_at`, `inputs`:
-            for each model the `size` of its input in words and the fingerprint of its images (`subset`), and `bounds`:
-            for each model the proven bound of its head, or `None`.
+            for each model the `size` of its input in words, the fingerprint of its images (`subset`) and the SHA-256
+            of its `files`, and `bounds`: for each model the proven bound of its head, or `None`.
         subsets (`dict`): names of the images of every subset, by its fingerprint.
         radii (sequence of `float`): where minimum-norm attacks are read off.
         options (sequence of dataclass instances): of the command line, for `run.yaml`.
@@ -149,14 +150,6 @@ def csv_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, in a folder that is made if need be, which is at any time the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8", newline="")
-    os.replace(unfinished, path)
 
 
 def _short_names(names: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     rows, task = report["rows"], report["task"]
     models = list(dict.fromkeys(row["model"] for row in rows))
     names = SHOWN[task]
-    parts = ["# Robustness", _introduction(report), "## Inputs", _inputs_table(report)]
+    parts = ["# Robustness", introduction(report), "## Inputs", _inputs_table(report)]
     for kind, heading in _HEADINGS.items():
         chosen = [row for row in rows if row["kind"] in ("clean", kind)]
         if any(row["kind"] == kind for row in chosen):
@@ -50,7 +50,8 @@ def report_text(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _introduction(report: Mapping[str, Any]) -> str:
+def introduction(report: Mapping[str, Any]) -> str:
+    """What was scored, and how the scores are to be read."""
     images, of = report["images"], report["of"]
     subset = (
         f"all {of} validation images" if images == of else f"a seeded subset of {images} of {of} validation images"
@@ -89,15 +90,16 @@ def _comparison(rows: Sequence[Mapping[str, Any]], models: Sequence[str], names:
     header = ["condition", *(f"{plain(model)}: {name}" for model in models for name in names.values())]
     lines = [
         [
-            _title(next(row for row in rows if (row["kind"], row["condition"]) == condition)),
-            *(_percent(found.get((model, *condition), {}).get(score)) for model in models for score in names),
+            condition_title(next(row for row in rows if (row["kind"], row["condition"]) == condition)),
+            *(percent(found.get((model, *condition), {}).get(score)) for model in models for score in names),
         ]
         for condition in conditions
     ]
     return table(header, lines)
 
 
-def _title(row: Mapping[str, Any]) -> str:
+def condition_title(row: Mapping[str, Any]) -> str:
+    """What a table calls a row's condition."""
     if row["kind"] in ("clean", "train"):
         return row["kind"]
     parts = [plain(row["name"]), "targeted" if row["targeted"] else "", row["norm"] or ""]
@@ -112,18 +114,18 @@ def _corruption_table(summaries: Sequence[Mapping[str, Any]]) -> str:
     """The summaries of one source, and its means for each corruption."""
     header = ["model", "score", "clean", "mean under corruption", "retention (mean / clean)"]
     lines = [
-        [plain(row["model"]), row["score"], *(_percent(row[name]) for name in ("clean", "mean", "retention"))]
+        [plain(row["model"]), row["score"], *(percent(row[name]) for name in ("clean", "mean", "retention"))]
         for row in summaries
     ]
     note = ""
     if any(row["mce"] is not None for row in summaries):
         in_memory = summaries[0]["source"] == IN_MEMORY
         header.append("in-memory mCE" if in_memory else "mCE")
-        lines = [[*line, _percent(row["mce"])] for line, row in zip(lines, summaries, strict=True)]
+        lines = [[*line, percent(row["mce"])] for line, row in zip(lines, summaries, strict=True)]
         if in_memory:
             note = "\n\nThe in-memory mCE is not comparable with published mCE: its images are no JPEG files."
     names = list(summaries[0]["per_corruption"])
-    each = [[name, *(_percent(row["per_corruption"][name]) for row in summaries)] for name in names]
+    each = [[name, *(percent(row["per_corruption"][name]) for row in summaries)] for name in names]
     heads = ["corruption", *(f"{plain(row['model'])}: {row['score']}" for row in summaries)]
     return f"{table(header, lines)}{note}\n\nMean over severities:\n\n{table(heads, each)}"
 
@@ -133,8 +135,8 @@ def _masking_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         [
             plain(row["model"]),
-            _percent(row["small_gradient_share"]),
-            "not run" if row["largest_gap"] is None else _percent(row["largest_gap"]),
+            percent(row["small_gradient_share"]),
+            "not run" if row["largest_gap"] is None else percent(row["largest_gap"]),
             "; ".join(row["flags"]) or _unsuspicious(row),
         ]
         for row in rows
@@ -156,10 +158,10 @@ def _reliability_table(report: Mapping[str, Any], names: Mapping[str, str]) -> s
     header += [f"gap in {name}, training minus validation" for name in names.values()]
     lines = []
     for row in report["reliability"]:
-        line = [plain(row["model"]), _percent(row["expected_calibration_error"]), _percent(row["overconfidence"])]
-        line += [_percent(row["small_object_iou"]), str(row["num_small_objects"])] if segments else []
+        line = [plain(row["model"]), percent(row["expected_calibration_error"]), percent(row["overconfidence"])]
+        line += [percent(row["small_object_iou"]), str(row["num_small_objects"])] if segments else []
         line += [f"{row[f'local_lipschitz_estimate_{which}']:.4g}" for which in ("median", "largest")]
-        lines.append([*line, *(_percent(row["train_validation_gap"][score]) for score in names)])
+        lines.append([*line, *(percent(row["train_validation_gap"][score]) for score in names)])
     text = table(header, lines)
     if segments and report["reliability"]:
         share = report["reliability"][0]["area_share"]
@@ -197,26 +199,28 @@ def _long_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> 
     header += ["input", "images", "subset", "seed", "seconds", "processes", "versions", "pictures"]
     lines = []
     for row in rows:
-        line = [plain(row["model"]), _title(row), row["norm"] or "-"]
+        line = [plain(row["model"]), condition_title(row), row["norm"] or "-"]
         line += ["-" if row[name] is None else f"{row[name]:g}" for name in ("radius", "steps", "restarts")]
-        line += [_percent(row.get(score)) for score in names]
-        line += [_percent(row["measured"].get("target_reached"))] * reached
+        line += [percent(row.get(score)) for score in names]
+        line += [percent(row["measured"].get("target_reached"))] * reached
         line += [row["input"], f"{row['images']} of {row['of']}", row["subset"]]
         line += [str(row["seed"]), f"{row['seconds']:.1f}"]
         pictures = f"[sheet](sheets/{quote(row['sheet'])})" if row["sheet"] else "-"
-        lines.append([*line, f"{row['processes']} ({row['device']})", letters[_version_text(row)], pictures])
+        lines.append([*line, f"{row['processes']} ({row['device']})", letters[version_text(row)], pictures])
     return table(header, lines)
 
 
 def _version_letters(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The sets of versions among the rows, each with a letter."""
-    texts = dict.fromkeys(_version_text(row) for row in rows)
+    texts = dict.fromkeys(version_text(row) for row in rows)
     return {text: chr(ord("A") + number) for number, text in enumerate(texts)}
 
 
-def _version_text(row: Mapping[str, Any]) -> str:
+def version_text(row: Mapping[str, Any]) -> str:
+    """The packages that a row was made with."""
     return ", ".join(f"{package} {number}" for package, number in row["versions"].items())
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A score from 0 to 1 in percent."""
     return "-" if value is None else f"{100 * value:.2f}"

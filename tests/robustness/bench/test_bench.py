@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,11 +20,14 @@ from lrsegformer.attacks.threat import Threat
 from lrsegformer.data import load_data
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import confusion_counts, scores_from_counts
+from lrsegformer.hub.digests import file_digests
+from lrsegformer.hub.sections import current_sections
 from lrsegformer.robustness.bench import bench
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 from lrsegformer.robustness.bench.cells import CellFile
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.shift.corruptions import corrupt, image_seed
+from tests.hub.test_card import card_of
 from tests.ranks import run_two_ranks
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "robustness.py"
@@ -101,6 +105,37 @@ def test_clean_scores_are_those_of_a_direct_computation(finished, images, pixel_
     row = row_of(finished[1], "stock", "clean")
     assert row["accuracy"] == expected["accuracy"] and row["mean_iou"] == expected["mean_iou"]
     assert len(finished[1]["rows"]) == 2 * 4 and row["images"] == row["of"] == 4
+
+
+def test_a_run_gets_its_part_and_its_card_a_section(models, tmp_path):
+    run, others = Path(shutil.copytree(models["baseline"], tmp_path / "run|a")), tmp_path / "stock"
+    shutil.copytree(models["stock"], others)
+    card_of(run)
+    options = {"models": [str(run), str(others)], "steps": 1, "eps": [2.0], "severities": [1, 3]}
+    arguments = dataclasses.replace(make_arguments(models, tmp_path / "report"), **options)
+    report = bench.run_bench(arguments, DATA)
+    kept = json.loads((run / "robustness.json").read_text())
+    rows = [{**row, "sheet": None} for row in report["rows"] if row["model"] == "run|a"]
+    assert [{**row, "sheet": None} for row in kept["rows"]] == rows and len(rows) == 4
+    assert kept["files"] == report["inputs"]["run|a"]["files"] == file_digests(run)
+    section = current_sections(run)["robustness"]
+    shown = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
+    scores = [[f"{100 * row[name]:.2f}" for name in ("mean_iou", "accuracy")] for row in rows]
+    assert [line[0] for line in shown[:2]] == ["clean", "pgd linf 2/255"] and shown[1][1:3] == ["1", "1"]
+    assert [line[3:] for line in shown[:2]] == scores[:2]
+    means = [f"{50 * (rows[2][name] + rows[3][name]):.2f}" for name in ("mean_iou", "accuracy")]
+    assert shown[2:] == [["mean over corruptions (1) and severities (2)", "-", "-", *means]]
+    assert (run / "robustness.png").is_file() and str(tmp_path) not in (run / "robustness.json").read_text()
+    # A folder without a card of a run is read, not written to.
+    assert {path.name for path in others.iterdir()} == {path.name for path in models["stock"].iterdir()}
+
+
+def test_scores_of_another_input_than_the_saved_one_stay_out_of_the_card(models, tmp_path):
+    run = Path(shutil.copytree(models["baseline"], tmp_path / "run"))
+    card_of(run)
+    arguments = make_arguments(models, tmp_path / "report", attacks=[], eps=[], steps=None)
+    bench.run_bench(dataclasses.replace(arguments, models=[str(run)]), dataclasses.replace(DATA, eval_size=32))
+    assert not (run / "robustness.json").exists() and current_sections(run) == {}
 
 
 @pytest.mark.parametrize("eps", [1.0, 4.0])

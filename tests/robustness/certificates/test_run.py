@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -13,10 +14,13 @@ from transformers import SegformerImageProcessorPil
 from lrsegformer.data import load_data
 from lrsegformer.errors import BrokenCertificateError, InputError
 from lrsegformer.evaluation.picture_parts import read_parts
+from lrsegformer.hub.digests import file_digests
+from lrsegformer.hub.sections import current_sections
 from lrsegformer.reporting.reading.collection import collect
 from lrsegformer.robustness.bench.arguments import BenchDataArguments
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.robustness.certificates.run import run_certificates
+from tests.hub.test_card import card_of
 
 DATA = BenchDataArguments(dataset="digits", image_size=32, max_eval_samples=2)
 DEFAULTS = {"radii": ["0.02", "0.1", "0.3"], "seed": 0, "pictures": 0}
@@ -42,7 +46,7 @@ def folders(make_model, make_stock, tmp_path_factory):
 
 
 def run(folders, output, names=("baseline",), **options):
-    models = [folders[name] for name in names]
+    models = [str(folders[name]) for name in names]
     return run_certificates(
         CertificateArguments(models=models, output_dir=str(output), **{**DEFAULTS, **options}), DATA
     )
@@ -124,9 +128,12 @@ def test_what_has_no_certificate_says_so_and_is_scored_all_the_same(folders, tmp
 
 
 def test_a_certified_network_from_its_folder(folders, tmp_path):
+    runs = {name: shutil.copytree(folders[name], tmp_path / name) for name in ("certified", "network")}
+    for folder in runs.values():
+        card_of(folder)
     report = run(
-        folders,
-        tmp_path,
+        runs,
+        tmp_path / "report",
         names=("certified", "network"),
         attacks=["pgd"],
         steps=2,
@@ -140,6 +147,29 @@ def test_a_certified_network_from_its_folder(folders, tmp_path):
         assert row["certified_share"] >= 0
     assert report["models"]["certified"]["bounds"]["per_pixel_l2"]["per_pixel_to_per_pixel"] > 0
     assert report["models"]["network"]["reach"] == "feature space"
+    check_card(runs["certified"], report, rows)
+    assert "say nothing about perturbed pixels" in current_sections(runs["network"])["certificates"]
+
+
+def check_card(folder, report, rows):
+    """The model's part of the report lies in its folder, and its card shows those numbers, in percent."""
+    kept = json.loads((folder / "certificates.json").read_text())
+    assert kept["rows"] == rows and kept["files"] == report["models"]["certified"]["files"] == file_digests(folder)
+    section = current_sections(folder)["certificates"]
+    (row,) = rows
+    (line,) = (line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| certified | pro"))
+    shown = [row["clean_mean_iou"], row["attacked"]["pgd"]["mean_iou"], None, row["clean_accuracy"]]
+    for cell, score in zip(line[4:8], shown, strict=True):
+        assert score is None or cell == f"{100 * score:.2f}"
+    assert float(line[6]) <= 100 * row["certified_mean_iou"] < float(line[6]) + 0.01
+    assert (folder / "certificates.png").is_file() and str(folder.parent) not in json.dumps(kept)
+
+
+def test_a_model_without_a_certificate_gets_no_section(folders, tmp_path):
+    folder = shutil.copytree(folders["baseline"], tmp_path / "baseline")
+    card_of(folder)
+    run({"baseline": folder}, tmp_path / "report")
+    assert not (folder / "certificates.json").exists() and current_sections(folder) == {}
 
 
 def test_classification_in_feature_space_and_smoothed(folders, tmp_path):
