@@ -194,5 +194,5 @@ def test_names_are_text_whatever_they_hold(tmp_path):
 def test_the_template_is_part_of_the_package():
     setup = ConfigParser()
     setup.read(Path(__file__).resolve().parents[2] / "setup.cfg", encoding="utf-8")
-    listed = setup["options.package_data"]["lrsegformer"].split(", ")
+    listed = setup["options.package_data"]["lrsegformer"].split()
     assert TEMPLATE.relative_to(Path(lrsegformer.__file__).parent).as_posix() in listed
