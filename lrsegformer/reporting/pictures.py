@@ -16,6 +16,7 @@ from lrsegformer.choices import NORMS_IN_255THS
 from lrsegformer.evaluation.picture_parts import read_parts
 from lrsegformer.reporting.groups import Arena, Group, Member
 from lrsegformer.reporting.reading.reports import ATTACK, Measured, Report, Setting
+from lrsegformer.reporting.tables.guarantees import FEATURES
 from lrsegformer.reporting.tables.perturbed import norm_text, radius_text
 from lrsegformer.reporting.tables.scores import MAIN
 
@@ -145,7 +146,13 @@ def _views(
                     title = f"Attacked: {row.name} {norm_text(row.norm)} {radius_text(row.norm, row.radius)}"
                     yield ("attacked", title), path.name, _parts_of(path, 0, left_out)
             for kind, by_image in _certified(report, label, left_out).items():
-                yield (kind, kind.capitalize()), f"{_PICTURES} of {report.source.shown}", by_image
+                yield (kind, _titled(report, label, kind)), f"{_PICTURES} of {report.source.shown}", by_image
+
+
+def _titled(report: Report, label: str, kind: str) -> str:
+    """What the button of a certificate says: one of features is none of pixels."""
+    of_features = kind == "certified" and report.content["models"][label].get("reach") == FEATURES
+    return "Certified features" if of_features else kind.capitalize()
 
 
 def _shown_attacks(report: Report, label: str, score: str) -> list[Measured]:

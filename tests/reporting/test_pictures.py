@@ -1,5 +1,6 @@
 """Pictures of the reports: taken out of their sheets, shown whole, or named where they cannot be read."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -61,3 +62,13 @@ def test_a_sheet_that_does_not_say_where_its_parts_lie_is_shown_whole(copied):
     assert left_out == []
     (view,) = viewers[0].views
     assert view.kind == "attacked" and [one.title for one in view.pictures] == ["the picture of the report"]
+
+
+def test_a_certificate_of_features_says_so(copied):
+    path = copied / "reports" / "certificates" / "results.json"
+    content = json.loads(path.read_text())
+    for model in content["models"].values():
+        model["reach"] = "feature space"
+    path.write_text(json.dumps(content))
+    viewers, _ = viewers_in(copied)
+    assert viewers[2].views[-1].title == "Certified features"

@@ -78,105 +78,120 @@ class Section:
 
 def sections_of(arenas: Sequence[Arena], collection: Collection) -> list[Section]:
     """Every section; pictures that cannot be read are added to what the collection left out."""
-    where = f"below {collection.where}"
+    make = _Maker(arenas, f"below {collection.where}")
+    sections = [*_compared(make), *_scored(make, collection), *_robust(make), *_trained(make, collection)]
+    matrices = matrix_tables(collection.matrices)
+    return [*sections, Section("matrix", "Matrix", "", [Block(None, matrices)], "")] if matrices else sections
 
-    def section(
-        name: str, title: str, lead: str, missing: str, content: Callable[[Arena], Block], always: bool = True
-    ) -> list[Section]:
-        blocks = [block for arena in arenas if not (block := content(arena)).is_empty]
-        return [Section(name, title, lead, blocks, missing)] if blocks or always else []
 
+@dataclass
+class _Maker:
+    """Makes a section from what each arena has for it."""
+
+    arenas: Sequence[Arena]
+    where: str
+
+    def __call__(
+        self, name: str, title: str, content: Callable[[Arena], Block], missing: str = "", lead: str = ""
+    ) -> Section:
+        blocks = [block for arena in self.arenas if not (block := content(arena)).is_empty]
+        return Section(name, title, lead, blocks, missing)
+
+
+def _compared(make: _Maker) -> list[Section]:
     return [
-        *section(
+        make(
             "overview",
             "Overview",
-            "One number of each kind for every model. Radii are the middle ones of those that were tried.",
-            "",
             lambda arena: Block(arena, [overview_table(arena)]),
+            lead="One number of each kind for every model. Radii are the middle ones of those that were tried.",
         ),
-        *section(
+        make(
             "trade-off",
             "Clean against robust",
-            "Up and to the right is better. Choose a radius.",
-            f"No attacks, corruptions or certificates were found {where}: nothing to set against clean scores.",
             lambda arena: Block(
                 arena, chart_sets=[ChartSet(charts, kind, True) for kind, charts in tradeoff_charts(arena).items()]
             ),
+            f"No attacks, corruptions or certificates were found {make.where}: nothing to set against clean scores.",
+            "Up and to the right is better. Choose a radius.",
         ),
-        *section(
-            "clean",
-            "Clean scores",
-            "",
-            f"No finished runs and no evaluations were found {where}.",
-            lambda arena: Block(arena, clean_tables(arena, collection)),
-        ),
-        *section(
-            "generalisation",
-            "Generalisation",
-            "",
-            f"No losses of training and no scores on training images were found {where}; the bench makes the latter "
-            "by --reliability.",
-            lambda arena: Block(arena, _present([generalisation_table(arena)])),
-        ),
-        *section(
-            "corruption",
-            "Corruption",
-            "",
-            f"No scores under corruption were found {where}; lrsegformer robustness makes them.",
-            lambda arena: Block(arena, corruption_tables(arena), _charts(severity_charts(arena))),
-        ),
-        *section("shift", "Shifted data", "", "", lambda arena: Block(arena, shifted_tables(arena)), always=False),
-        *section(
-            "attack",
-            "Attack",
-            "",
-            f"No scores under attack were found {where}; lrsegformer robustness makes them.",
-            lambda arena: Block(
-                arena, [*attack_tables(arena), *_present([masking_table(arena)])], _charts(attack_charts(arena))
-            ),
-        ),
-        *section(
-            "certified",
-            "Certified",
-            "",
-            f"No certificates were found {where}; lrsegformer certify makes them.",
-            lambda arena: Block(arena, certified_tables(arena), _charts(certified_charts(arena))),
-        ),
-        *section(
-            "bounds",
-            "Bounds",
-            "Guaranteed bounds and measured estimates, in tables, charts and colours apart.",
-            f"No run with bounds was found {where}.",
-            lambda arena: Block(arena, bound_tables(arena), _charts(bound_charts(arena))),
-        ),
-        *section(
-            "training",
-            "Training",
-            "",
-            f"No logs of training (trainer_state.json) were found {where}.",
-            lambda arena: Block(arena, chart_sets=_charts(training_charts(arena))),
-        ),
-        *section(
-            "pictures",
-            "Pictures",
-            "The same image clean, attacked and certified: flip with the buttons, or with the arrow keys on them.",
-            f"No pictures of attacks or certificates were found {where}.",
-            lambda arena: Block(arena, viewers=viewers_of(arena, collection.left_out)),
-        ),
-        *section(
-            "cost",
-            "Cost",
-            "",
-            f"No times, memory or sizes were recorded {where}.",
-            lambda arena: Block(arena, _present([cost_table(arena)])),
-        ),
-        *_matrix_section(collection),
     ]
 
 
-def _matrix_section(collection: Collection) -> list[Section]:
-    tables = matrix_tables(collection.matrices)
-    return [Section("matrix", "Matrix", "", [Block(None, tables)], "")] if tables else []
+def _scored(make: _Maker, collection: Collection) -> list[Section]:
+    return [
+        make(
+            "clean",
+            "Clean scores",
+            lambda arena: Block(arena, clean_tables(arena, collection)),
+            f"No finished runs and no evaluations were found {make.where}.",
+        ),
+        make(
+            "generalisation",
+            "Generalisation",
+            lambda arena: Block(arena, _present([generalisation_table(arena)])),
+            f"No losses of training and no scores on training images were found {make.where}; lrsegformer robustness "
+            "makes the latter by --reliability.",
+        ),
+    ]
+
+
+def _robust(make: _Maker) -> list[Section]:
+    shifted = make("shift", "Shifted data", lambda arena: Block(arena, shifted_tables(arena)))
+    return [
+        make(
+            "corruption",
+            "Corruption",
+            lambda arena: Block(arena, corruption_tables(arena), _charts(severity_charts(arena))),
+            f"No scores under corruption were found {make.where}; lrsegformer robustness makes them.",
+        ),
+        *([shifted] if shifted.blocks else []),
+        make(
+            "attack",
+            "Attack",
+            lambda arena: Block(
+                arena, [*attack_tables(arena), *_present([masking_table(arena)])], _charts(attack_charts(arena))
+            ),
+            f"No scores under attack were found {make.where}; lrsegformer robustness makes them.",
+        ),
+        make(
+            "certified",
+            "Certified",
+            lambda arena: Block(arena, certified_tables(arena), _charts(certified_charts(arena))),
+            f"No certificates were found {make.where}; lrsegformer certify makes them.",
+        ),
+    ]
+
+
+def _trained(make: _Maker, collection: Collection) -> list[Section]:
+    return [
+        make(
+            "bounds",
+            "Bounds",
+            lambda arena: Block(arena, bound_tables(arena), _charts(bound_charts(arena))),
+            f"No run with bounds was found {make.where}.",
+            "Guaranteed bounds and measured estimates, in tables, charts and colours apart.",
+        ),
+        make(
+            "training",
+            "Training",
+            lambda arena: Block(arena, chart_sets=_charts(training_charts(arena))),
+            f"No logs of training (trainer_state.json) were found {make.where}.",
+        ),
+        make(
+            "pictures",
+            "Pictures",
+            lambda arena: Block(arena, viewers=viewers_of(arena, collection.left_out)),
+            f"No pictures of attacks or certificates were found {make.where}.",
+            "The same image clean, attacked and certified: flip with the buttons, or with the arrow keys on them.",
+        ),
+        make(
+            "cost",
+            "Cost",
+            lambda arena: Block(arena, _present([cost_table(arena)])),
+            f"No times, memory or sizes were recorded {make.where}.",
+        ),
+    ]
 
 
 def _charts(charts: list[Chart]) -> list[ChartSet]:

@@ -162,7 +162,7 @@ def test_radii_are_chosen_one_at_a_time(open_page):
     titles = set()
     for label in charts.locator(".flip label").all():
         label.click()
-        titles.add(charts.locator(".view:visible h4").inner_text())
+        titles.add(charts.locator(".view:visible .sub").inner_text())
     assert len(titles) == charts.locator(".flip label").count() > 1
 
 

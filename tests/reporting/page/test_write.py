@@ -84,7 +84,8 @@ def test_headings_and_landmarks(structure):
     for landmark in ("header", "nav", "main", "h1"):
         assert tags.count(landmark) == 1
     levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1 and all(image.get("alt") for tag, image in structure.tags if tag == "img")
+    assert levels[0] == 1 and all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False))
+    assert all(image.get("alt") for tag, image in structure.tags if tag == "img")
     regions = [attributes for tag, attributes in structure.tags if attributes.get("class") == "scroll"]
     assert regions and all(one["tabindex"] == "0" and one["aria-label"] for one in regions)
 
