@@ -29,6 +29,11 @@ __all__ = ["__version__", *_HOMES]
 __getattr__ = lazy_attributes(__name__, _HOMES)
 
 
+def __dir__() -> list[str]:
+    """The public names among the others, so that a shell completes them before they are imported."""
+    return sorted({*globals(), *__all__})
+
+
 def _starts_a_command_line() -> bool:
     """
     Whether this import is the first thing that a command line does: of a script, which sets a mark, of `lrsegformer`,

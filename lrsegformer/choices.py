@@ -70,7 +70,7 @@ CERTIFIED_RADIUS = 36.0
 
 # The defaults of a task where they differ from those of `TrainingDefaults`; reasons in docs/recipes.md.
 RECIPES: dict[Task, dict[str, Any]] = {
-    "segmentation": {},
+    "segmentation": {"total_batch_size": 16},
     "classification": {
         "learning_rate": 1e-4,
         "weight_decay": 0.05,

@@ -125,9 +125,9 @@ def _settle_exclusive_options(parsed: Parsed) -> None:
     if "num_train_epochs" in on_line and "max_steps" not in on_line:
         values["max_steps"] = None
     sizes = ("gradient_accumulation_steps", "per_device_train_batch_size", "total_batch_size")
-    if given.issuperset(sizes[:2]) and "total_batch_size" not in given:
-        values["total_batch_size"] = None
     if on_line.intersection(sizes) and in_file.intersection(sizes):
         weakest = next((name for name in sizes if name not in on_line), None)
         if weakest is not None:
             values[weakest] = None
+    if None not in (values[sizes[0]], values[sizes[1]]) and "total_batch_size" not in given:
+        values["total_batch_size"] = None

@@ -47,7 +47,10 @@ class OneLineParser(HfArgumentParser):
         self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str) -> None:
-        raise InputError(f"{message}; see --help.")
+        unknown = re.search(r"^unrecognized arguments: (?:.* )?(--[^\s=]+)", message)
+        near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
+        hint = f"did you mean {near[0]}? See" if near else "see"
+        raise InputError(f"{message}; {hint} --help.")
 
     def field_names(self) -> dict[str, str]:
         """The fields by all names that they have as options, without the dashes in front."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lrsegformer.errors import InputError
 from lrsegformer.kernels.banded_cross_entropy import upsampled_cross_entropy
 
 
@@ -60,8 +61,13 @@ def segmentation_loss(
         is over all.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: on the CPU, for a label that is no class.
+        [`~lrsegformer.errors.InputError`]: for labels of another shape; on the CPU, for a label that is no class.
     """
+    if labels.ndim != 3 or labels.shape[0] != logits.shape[0]:
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} for {logits.shape[0]} images: give (batch, height, width), one "
+            "class a pixel and no dimension of channels."
+        )
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if class_weights is not None:
         class_weights = torch.as_tensor(class_weights, dtype=logits.dtype, device=logits.device)

@@ -1,6 +1,8 @@
 """Configuration of the LRSegformer models."""
 
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -100,6 +102,7 @@ class LRSegformerConfig(SegformerConfig):
     semantic_loss_label_smoothing: float = 0.0
 
     def __post_init__(self, **kwargs):
+        _refuse_misspelt(kwargs)
         super().__post_init__(**kwargs)
         if self.lipschitz_strategy is not None:
             _check_choice("lipschitz_strategy", self.lipschitz_strategy, tuple(STRATEGIES))
@@ -217,6 +220,16 @@ def _refuse_another_reading(name: str, saved: dict[str, Any], requested: dict[st
                 f"The checkpoint {name} was saved with {option} {before!r} and cannot be read with {now!r}: give "
                 "the same, or export it first with `model.to_vanilla().save_pretrained(folder)`."
             )
+
+
+def _refuse_misspelt(others: Iterable[str]) -> None:
+    """What is no field becomes an attribute that nobody reads: a misspelt constraint would be none, and silent."""
+    for name in others:
+        short = f"lipschitz_{name}"  # As the command lines call it.
+        if short in OPTIONS or name.startswith(("lipschitz_", "certified_", "penalty_")):
+            near = [short] if short in OPTIONS else get_close_matches(name, OPTIONS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(OPTIONS)}."
+            raise InputError(f"LRSegformerConfig has no option {name!r}: {hint}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

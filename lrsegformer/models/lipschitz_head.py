@@ -152,11 +152,11 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
     def bounds_to_log(self) -> dict[str, float]:
         """
         The bounds that training may move, by name: of each constrained layer of the head, the largest and the
-        geometric mean of the encoder's, and of the head where the constraint bounds it; of a certified model that of
-        the network alone.
+        geometric mean of the encoder's, and of the head where the constraint bounds it; of a certified model those of
+        the head and of the network alone.
         """
         if self.is_certified():
-            return {"network": self.network_bound().item()}
+            return {"head": self.head_bound(), "network": self.network_bound().item()}
         bounds, of_encoder = {}, []
         for name, layer in self.constrained_layers().items():
             bound = layer.lipschitz_bound(self.row_scale_of(layer)).item()

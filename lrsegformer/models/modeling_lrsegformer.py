@@ -244,7 +244,7 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
         pooled = last_stage.reshape(last_stage.shape[0], -1, self.config.hidden_sizes[-1]).mean(dim=1)
         logits = self._classified(pooled)
         return LRSegformerImageClassifierOutput(
-            loss=None if labels is None else self._task_loss(self._shifted(logits, labels, outputs), labels, **kwargs),
+            loss=None if labels is None else self._loss(logits, labels, outputs, **kwargs),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -253,6 +253,15 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
 
     def _head_jacobian_penalty(self, seeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         return jacobian_penalty(self.classifier, pooled, seeds)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, outputs: BaseModelOutput, **kwargs) -> torch.Tensor:
+        try:
+            return self._task_loss(self._shifted(logits, labels, outputs), labels, **kwargs)
+        except IndexError:  # On a CPU; other devices stop the program by themselves.
+            raise InputError(
+                f"labels from {labels.min()} to {labels.max()} in a batch, but the model has {self.num_labels} "
+                f"classes: labels are 0 to {self.num_labels - 1}."
+            ) from None
 
     def _shifted(self, logits: torch.Tensor, labels: torch.Tensor, outputs: BaseModelOutput) -> torch.Tensor:
         """Logits less the lead that the loss asks of the label's class; the ones given where it asks for none."""

@@ -142,7 +142,7 @@ class TrainingDefaults:
     total_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Samples an optimizer step, divided over devices and accumulation steps. Default: 16.",
+            "help": "Samples an optimizer step, divided over devices and accumulation steps.",
             "aliases": ("--batch_size",),
         },
     )
@@ -178,7 +178,10 @@ class TrainingDefaults:
     eval_steps: float = field(default=0.1, metadata={"help": "Steps between evaluations, or their share of the run."})
     save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints, or their share of the run."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
-    logging_steps: float = field(default=50, metadata={"help": "Steps between log lines, or their share of the run."})
+    logging_steps: float = field(
+        default=50,
+        metadata={"help": "Steps between log lines, or their share of the run; a tenth of one of below 500 steps."},
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide NaN losses from the log, at the cost of a device sync a step."}
     )

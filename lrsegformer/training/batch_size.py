@@ -12,7 +12,9 @@ def split_total_batch_size(
     Divide the samples of an optimizer step over devices and accumulation steps.
 
     Args:
-        total (`int`, *optional*): samples an optimizer step; 16 where it and one of the next two are not given.
+        total (`int`, *optional*):
+            Samples an optimizer step. Where it is not given, a `per_device` alone is not accumulated, as in
+            [`~transformers.TrainingArguments`]; without that too it is 16.
         per_device (`int`, *optional*): samples a device and forward pass.
         accumulation (`int`, *optional*): forward passes an optimizer step.
         world_size (`int`): number of processes, one a device.
@@ -32,6 +34,8 @@ def split_total_batch_size(
     for name, value in given.items():
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}: give a whole number above 0.")
+    if total is None and per_device is not None and accumulation is None:
+        accumulation = 1
     if per_device is not None and accumulation is not None:
         product = per_device * accumulation * world_size
         if total not in (None, product):

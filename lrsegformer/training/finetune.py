@@ -77,6 +77,7 @@ def finetune(
         if checkpoint is None:
             write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
         _say_plan(trainer, splits, model_arguments)
+    _log_short_runs(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate_as_saved()
     trainer.save_model(_internal_call=True)  # it goes to the Hub at the end, with its card
@@ -213,10 +214,24 @@ def has_penalty(model: LipschitzModel) -> bool:
     return any(layer.learns_constant or layer.penalized_jacobian for layer in model.constrained_layers().values())
 
 
+def _planned_steps(trainer: LRSegformerTrainer) -> tuple[int, int]:
+    """Optimizer steps of the run, and of an epoch."""
+    arguments = trainer.args
+    an_epoch = math.ceil(len(trainer.get_train_dataloader()) / arguments.gradient_accumulation_steps)
+    of_run = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * an_epoch)
+    return of_run, an_epoch
+
+
+def _log_short_runs(trainer: LRSegformerTrainer) -> None:
+    """A run too short for the default interval would leave no line of log and an empty picture of curves."""
+    default = type(trainer.args).__dataclass_fields__["logging_steps"].default
+    if trainer.args.logging_steps == default:
+        trainer.args.logging_steps = min(default, max(1, _planned_steps(trainer)[0] // 10))
+
+
 def _say_plan(trainer: LRSegformerTrainer, splits: DataSplits, model_arguments: ModelArguments) -> None:
     arguments = trainer.args
-    steps_an_epoch = math.ceil(len(trainer.get_train_dataloader()) / arguments.gradient_accumulation_steps)
-    steps = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * steps_an_epoch)
+    steps, steps_an_epoch = _planned_steps(trainer)
     head_rate = arguments.learning_rate * arguments.head_learning_rate_multiplier
     logger.info(
         f"{splits.dataset_name}: {len(splits.train)} training and {len(splits.validation)} validation images, "

@@ -1,11 +1,12 @@
 """The Trainer: penalty, exact scaling of the loss, optimizer groups, bounded-memory scores."""
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import IntervalStrategy, Trainer
 from transformers.utils import logging
 
 from lrsegformer._compat import StrictCheckpointMixin, remove_autocast
@@ -40,6 +41,7 @@ class LRSegformerTrainer(RunUploadMixin, StrictCheckpointMixin, Trainer):
     - A push to the Hub sends model, processor, card, scores and pictures, and no name of a folder of this machine.
     - A loss, penalty, gradient or logit that is not finite stops the run before that is saved ([`FiniteChecks`]).
     - The head and the constants `c` have learning rates of their own; norms and the constants do not decay.
+    - Without an `eval_dataset` nothing is evaluated, unless the arguments ask for more than the recipe does.
     - Without `compute_metrics`, evaluation computes the scores of [`~lrsegformer.evaluation.ConfusionMatrix`] at the
       size of the labels, in constant memory.
 
@@ -59,14 +61,15 @@ class LRSegformerTrainer(RunUploadMixin, StrictCheckpointMixin, Trainer):
     args: LRSegformerTrainingArguments
 
     def __init__(self, model: Any = None, args: LRSegformerTrainingArguments | None = None, *others, **named):
-        if args is None:
-            eval_strategy = "no" if named.get("eval_dataset") is None else "steps"
-            args = LRSegformerTrainingArguments(output_dir="trainer_output", eval_strategy=eval_strategy)
+        args = LRSegformerTrainingArguments() if args is None else args
         if not isinstance(args, LRSegformerTrainingArguments):
             raise InputError(
                 f"args is a {type(args).__name__}: give LRSegformerTrainingArguments, which has the same options and "
                 "those of the penalty."
             )
+        given = signature(Trainer.__init__).bind(self, model, args, *others, **named).arguments
+        if given.get("eval_dataset") is None and args.evaluates_by_recipe():
+            args.eval_strategy = IntervalStrategy.NO
         super().__init__(model, args, *others, **named)
         self._scores = None
         if self.compute_metrics is None:

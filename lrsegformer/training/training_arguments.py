@@ -43,6 +43,8 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     `constants_learning_rate`, `total_batch_size`, and for adversarial training `adversarial_steps` and
     `adversarial_eps`.
 
+    A `per_device_train_batch_size` without `total_batch_size` is accumulated no more than
+    `gradient_accumulation_steps` says; the command lines give a total, that of the recipe, and accumulate to reach it.
     After construction `total_batch_size`, `per_device_train_batch_size` and `gradient_accumulation_steps` agree;
     `bf16` is set where the GPU supports it and nothing else was asked for; `max_steps` is -1 where `num_train_epochs`
     was given alone.
@@ -94,6 +96,12 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         """What `training_args.bin` holds, which goes wherever a checkpoint goes: everything but the tokens."""
         return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
+
+    def evaluates_by_recipe(self) -> bool:
+        """Whether evaluation during training is what the defaults say, and nobody's wish."""
+        fields = type(self).__dataclass_fields__
+        untouched = all(getattr(self, name) == fields[name].default for name in ("eval_strategy", "eval_steps"))
+        return untouched and not self.load_best_model_at_end
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Steps of warmup; at least one step is left after it, which the schedule divides by."""

@@ -102,6 +102,11 @@ def test_command_line_wins(config_file):
             ["--gradient_accumulation_steps", "2"],
             {"total_batch_size": 16, "per_device_train_batch_size": 8},
         ),
+        (
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+            ["--per_device_train_batch_size", "4"],
+            {"total_batch_size": 16, "gradient_accumulation_steps": 4},
+        ),
     ],
 )
 def test_command_line_wins_over_options_that_exclude_it(config_file, in_file, argv, expected):
@@ -182,7 +187,9 @@ def test_what_is_no_negative_number_is_an_unknown_option(option):
     [
         (["--strategy", "softplus"], ["--strategy", "softplus", "stable_softplus", "jacobian_norm"]),
         (["--scope", "encoder"], ["--scope", "encoder", "network", "projections", "certified"]),
-        (["--lambda_lipp", "1"], ["--lambda_lipp"]),
+        (["--lambda_lipp", "1"], ["--lambda_lipp", "did you mean --lambda_lip?"]),
+        (["camvid", "--learning_rte=1"], ["camvid", "did you mean --learning_rate?"]),
+        (["camvid"], ["camvid", "see --help"]),
         (["--lambda", "1"], ["--lambda"]),
         (["--learning_rate", "fast"], ["--learning_rate", "fast"]),
         (["--lambda_lip", "-1e-3"], ["--lambda_lip", "-0.001"]),
@@ -205,6 +212,25 @@ def test_recipes():
     assert (classification.learning_rate, classification.weight_decay) == (1e-4, 0.05)
     assert (classification.total_batch_size, classification.max_grad_norm) == (128, 1.0)
     assert classification.max_steps == -1 and classification.num_train_epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "sizes"),
+    [
+        ([], (16, 16, 1)),
+        (["--per_device_train_batch_size", "4"], (16, 4, 4)),
+        (["--gradient_accumulation_steps", "2"], (16, 8, 2)),
+        (["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"], (8, 4, 2)),
+        (["--total_batch_size", "8", "--per_device_train_batch_size", "2"], (8, 2, 4)),
+    ],
+)
+def test_the_command_line_keeps_the_total_of_its_recipe(argv, sizes):
+    _, _, training = parse(*argv)
+    assert sizes == (
+        training.total_batch_size,
+        training.per_device_train_batch_size,
+        training.gradient_accumulation_steps,
+    )
 
 
 def test_steps_replace_the_epochs_of_a_recipe(config_file):

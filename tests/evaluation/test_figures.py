@@ -110,6 +110,15 @@ def test_curves_draw_the_panels_that_have_values(tmp_path):
     assert (pixels(tmp_path / "four.png")[quarter] < 255).any()
 
 
+NAMES = {"head": "the head: features to logits", "network": "the network: pixels to logits"}
+
+
+def labels(axes, black=False):
+    """The names of the curves, or of the black ones."""
+    lines = [line for line in axes.lines if not black or np.array_equal(to_rgb(line.get_color()), (0, 0, 0))]
+    return {line.get_label() for line in lines}
+
+
 def logged_bounds(**bounds):
     return [{"step": step, "loss": 1.0, **{f"lipschitz/{key}": value for key, value in bounds.items()}}
             for step in range(1, 9)]  # fmt: skip
@@ -131,18 +140,34 @@ def test_axis_of_the_bounds(tmp_path, monkeypatch, bounds, scale):
     (axes,) = drawn[0].axes
     assert axes.get_yscale() == scale
     finite = {key for key, value in bounds.items() if np.isfinite(value)}
-    assert {line.get_label() for line in axes.lines} == finite
-    black = {line.get_label() for line in axes.lines if np.array_equal(to_rgb(line.get_color()), (0, 0, 0))}
-    assert black == finite & {"head"}
+    assert labels(axes) == {NAMES.get(key, key) for key in finite}
+    assert labels(axes, black=True) == {NAMES[key] for key in finite & set(NAMES)}
 
 
-def test_bounds_are_drawn_and_the_head_is_on_their_picture_alone(tmp_path):
+@pytest.mark.parametrize(
+    "bounds", [{"fuse": 1.0, "classifier": 2.0, "head": 30.0}, {"head": 1.5, "network": 80.0}], ids=["head", "network"]
+)
+def test_curves_name_the_bounds_that_matter(tmp_path, monkeypatch, bounds):
+    drawn = []
+    monkeypatch.setattr(curves, "write_figure", lambda figure, path: drawn.append(figure))
+    save_curves(logged_bounds(**bounds), tmp_path / "curves.png")
+    (axes,) = (axes for axes in drawn[0].axes if axes.get_title() == "guaranteed Lipschitz bounds")
+    assert labels(axes) == {NAMES.get(key, key) for key in bounds} and axes.get_yscale() == "log"
+    assert labels(axes, black=True) == {NAMES[key] for key in bounds if key in NAMES}
+    assert [line.get_ydata()[-1] for line in axes.lines] == [
+        bounds[key] for key in sorted(bounds, key=lambda key: (key not in NAMES, key))
+    ]
+    shown = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert shown == labels(axes), "the legend names every curve"
+
+
+def test_pictures_of_bounds(tmp_path):
     layers, with_head = logged_bounds(fuse=1.0, classifier=2.0), logged_bounds(fuse=1.0, classifier=2.0, head=1.5)
     for name, log in {"layers": layers, "head": with_head, "none": [{"step": 1, "loss": 1.0}]}.items():
         save_bounds(log, tmp_path / f"{name}.png")
         save_curves(log, tmp_path / f"{name}-curves.png")
     assert not np.array_equal(pixels(tmp_path / "layers.png"), pixels(tmp_path / "head.png"))
-    assert np.array_equal(pixels(tmp_path / "layers-curves.png"), pixels(tmp_path / "head-curves.png"))
+    assert not np.array_equal(pixels(tmp_path / "layers-curves.png"), pixels(tmp_path / "head-curves.png"))
     assert pixels(tmp_path / "none.png").shape == pixels(tmp_path / "head.png").shape
     assert holds_bounds(layers) and holds_bounds(with_head)
     assert not holds_bounds([{"step": 1, "loss": 1.0}, {"step": 2, "lipschitz/fuse": float("nan")}])

@@ -23,6 +23,22 @@ def test_unknown_choice_gets_one_line_that_names_the_known_ones(option, choices)
     assert all(choice in str(error) for choice in choices)
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("lipschitz_strateg", "lipschitz_strategy"),
+        ("strategy", "lipschitz_strategy"),
+        ("scope", "lipschitz_scope"),
+        ("penalty_off", "penalty_of"),
+        ("certified_atention", "certified_attention"),
+    ],
+)
+def test_a_misspelt_option_is_not_taken_for_an_attribute(name, near):
+    with pytest.raises(InputError, match=f"no option '{name}': did you mean '{near}'"):
+        LRSegformerConfig(**{name: "orthogonal"})
+    assert LRSegformerConfig(note_of_mine=1).note_of_mine == 1, "as in every configuration of transformers"
+
+
 def test_choice_given_to_from_pretrained_is_checked_too(tmp_path):
     """transformers sets such keywords after the checks of the configuration."""
     LRSegformerConfig().save_pretrained(tmp_path)

@@ -65,6 +65,14 @@ def test_batch_is_divided_over_processes(tmp_path, monkeypatch):
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 1)
 
 
+def test_batch_of_a_device_is_not_accumulated_in_python(tmp_path):
+    arguments = LRSegformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    assert (arguments.total_batch_size, arguments.gradient_accumulation_steps) == (4, 1)
+    options = {"per_device_train_batch_size": 4, "total_batch_size": 16}
+    arguments = LRSegformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options)
+    assert (arguments.total_batch_size, arguments.gradient_accumulation_steps) == (16, 4)
+
+
 def test_negative_lambda_is_refused(tmp_path):
     with pytest.raises(InputError, match="--lambda_lip is -1"):
         LRSegformerTrainingArguments(output_dir=str(tmp_path), lambda_lip=-1.0)

@@ -215,4 +215,7 @@ def test_copies_and_transforms_agree(make_model, images, task):
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_logged_is_the_networks_bound(make_model, task):
     model = make_model("geometric_mean", "certified", task)
-    assert model.bounds_to_log() == {"network": pytest.approx(model.network_bound().item())}
+    assert model.bounds_to_log() == {
+        "head": pytest.approx(model.lipschitz_report()["head"]["bound"]),
+        "network": pytest.approx(model.network_bound().item()),
+    }
