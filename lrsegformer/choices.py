@@ -17,6 +17,9 @@ SMOOTHING_CORRECTIONS = ("holm", "bonferroni")
 # How a segmentation model is applied to an image: evaluation/protocols.py.
 PROTOCOLS = ("whole", "slide", "multi_scale_flip")
 
+# What a model can be written as: export/.
+EXPORT_FORMATS = ("stock", "onnx", "pt2")
+
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"
 SCOPES = ("head", "projections", "network", "certified")
@@ -26,6 +29,9 @@ WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
 JACOBIANS = ("head", "network")
 # Kinds of attention under scope certified; the classes are those of models/encoder/attention.py.
 CERTIFIED_ATTENTIONS = ("energy", "softmax")
+# Layers of the encoder that adapters go on unless others are asked for: query and value, as in Hu et al. 2021, "LoRA"
+# (arXiv 2106.09685).
+LORA_TARGETS = ("q_proj", "v_proj")
 # What the penalty is of.
 PENALTIES = ("layers", "head", "network")
 PENALTY_REDUCTIONS = ("geometric_mean", "product", "sum", "mean_log")

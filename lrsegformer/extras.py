@@ -11,7 +11,15 @@ from lrsegformer.errors import InputError
 
 # What pip calls a package whose module has another name, and the extra that brings one that `robustness` does not.
 _INSTALL_NAMES = {"imagecorruptions": "imagecorruptions-imaug", "adv_lib": "adv-lib"}
-_EXTRAS = {"adv_lib": "alma", "av": "video", "shtab": "completion"}
+_EXTRAS = {
+    "adv_lib": "alma",
+    "av": "video",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "peft": "peft",
+    "shtab": "completion",
+}
 
 
 def require(package: str) -> ModuleType:

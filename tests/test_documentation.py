@@ -21,6 +21,7 @@ from lrsegformer.data.arguments import DataArguments
 from lrsegformer.data.processor import load_processor
 from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.evaluation import predict_classes
+from lrsegformer.export.arguments import ExportArguments
 from lrsegformer.inference.arguments import PredictArguments
 from lrsegformer.inference.evaluation_arguments import EvaluateArguments
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
@@ -34,7 +35,7 @@ OF_TRAINING = OneLineParser((RunArguments, ModelArguments, DataArguments, LRSegf
 OF_OTHERS = [
     OneLineParser(kind)
     for kind in (
-        *(RobustnessArguments, CertificateArguments, PredictArguments, EvaluateArguments),
+        *(RobustnessArguments, CertificateArguments, PredictArguments, EvaluateArguments, ExportArguments),
         *(MatrixArguments, ReportArguments),
     )
 ]

@@ -25,6 +25,7 @@ ROOMS = (
     "training",
     "robustness",
     "inference",
+    "export",
     "matrix",
     "reporting",
     "cli",
@@ -122,7 +123,11 @@ BY_NAME = "HOME = 'base'\nimport_module(f'lrsegformer.layers.{HOME}')"
     ("module", "source", "found"),
     [
         ("lrsegformer.hub", "import lrsegformer.errors", {"lrsegformer.errors"}),
-        ("lrsegformer.hub", "def f():\n    from lrsegformer.models import export", {"lrsegformer.models.export"}),
+        (
+            "lrsegformer.hub",
+            "def f():\n    from lrsegformer.models import to_vanilla",
+            {"lrsegformer.models.to_vanilla"},
+        ),
         ("lrsegformer.hub", "if TYPE_CHECKING:\n    from lrsegformer.cli import parser", {"lrsegformer.cli.parser"}),
         ("lrsegformer.hub", "from lrsegformer import STRATEGIES", {"lrsegformer"}),
         ("lrsegformer.hub", "home = 'lrsegformer.layers.orthogonal:Layer'", {"lrsegformer.layers.orthogonal"}),

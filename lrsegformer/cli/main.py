@@ -45,6 +45,7 @@ COMMANDS = {
     "run": Command("run", "fine-tune for either task (--task), with a strategy unless --variant baseline"),
     "evaluate": Command("evaluate", "score a checkpoint by every protocol: confusion matrix, worst images"),
     "predict": Command("predict", "predict images, folders and videos: class maps, overlays, certified radii"),
+    "export": Command("export", "write a model as a stock SegFormer checkpoint, ONNX, or a program of torch.export"),
     "robustness": Command("robustness", "score models under attack, corruption and shifted data"),
     "certify": Command("certify", "certify predictions, beside attacks and randomised smoothing"),
     "report": Command("report", "one HTML page from runs, robustness reports and certificates"),

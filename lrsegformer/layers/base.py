@@ -5,7 +5,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import nn
 
-from lrsegformer.kernels.precision import at_least_float32
+from lrsegformer.kernels.precision import at_least_float32, without_autocast
 from lrsegformer.layers.merged_maps import LayerMapsMixin
 from lrsegformer.layers.norms import ROUNDING_MARGIN, operator_norm, power_iteration_estimate
 
@@ -103,7 +103,7 @@ class LipschitzConstraint(nn.Module):
             `torch.Tensor` of shape `(out_features, in_features)`, float32 (float64 if the layer is), differentiable
             with respect to `weight`, `c` and `row_scale`. Computed outside autocast.
         """
-        with torch.autocast(device_type=self.weight.device.type, enabled=False):
+        with without_autocast(self.weight.device.type):
             return self.constrain(self.raw_matrix(row_scale))
 
     def lipschitz_bound(self, row_scale: torch.Tensor | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -11,7 +11,7 @@ from lrsegformer._compat import active_module, is_adapted
 from lrsegformer.errors import InputError
 from lrsegformer.kernels.bilinear import interpolation_matrices
 from lrsegformer.kernels.norm_relu_classifier import classify, multiply_pixels
-from lrsegformer.kernels.precision import at_least_float32
+from lrsegformer.kernels.precision import at_least_float32, without_autocast
 from lrsegformer.kernels.upsampled_sum import upsampled_sum
 from lrsegformer.layers.base import ADVICE_ON_ADAPTERS, LipschitzConstraint
 from lrsegformer.layers.merged_maps import MergedMapsMixin
@@ -132,7 +132,7 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
         fuse = plain_matrix(layers.fuse, self.fuse_row_scale())
         # The stock head concatenates the coarsest scale first.
         blocks = fuse.chunk(len(layers.projections), dim=1)[::-1]
-        with torch.autocast(device_type=fuse.device.type, enabled=False):
+        with without_autocast(fuse.device.type):
             matrices, bias = [], torch.zeros((), device=fuse.device, dtype=fuse.dtype)
             for block, projection in zip(blocks, layers.projections, strict=True):
                 matrices.append(block @ plain_matrix(projection))
@@ -196,7 +196,7 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
         features = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
         new_size = features[0].shape[2:]
         mean = bias
-        with torch.autocast(device_type=bias.device.type, enabled=False):
+        with without_autocast(bias.device.type):
             for matrix, feature in zip(matrices, features, strict=True):
                 by_rows, by_columns = interpolation_matrices(feature.shape[2:], new_size, bias)
                 weights = torch.outer(by_rows.mean(dim=0), by_columns.mean(dim=0)).flatten()

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lrsegformer.certification.head import HeadParts, head_bound
 from lrsegformer.certification.parts import Constrained
 from lrsegformer.certification.report import build_report
+from lrsegformer.kernels.precision import without_autocast
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.models.certified.network import CertifiedNetworkMixin
 from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
@@ -66,7 +67,7 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         penalty_of = self.config.penalty_of if self.config.lipschitz_strategy else "layers"
         if penalty_of == "layers":
             return constants_penalty(self.penalty_factors(), self.config.penalty_reduction)
-        with torch.autocast(device_type=self.device.type, enabled=False):
+        with without_autocast(self.device.type):
             if penalty_of == "network":
                 return self.network_bound().log().float()
             parts = self.head_parts(torch.float64)

@@ -24,10 +24,10 @@ from lrsegformer.models.certified.classifier import EqualRowsClassifier
 from lrsegformer.models.certified.decode_head import CertifiedDecodeHead
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead, plain_matrix, refuse_adapter
-from lrsegformer.models.export import to_vanilla_classification, to_vanilla_segmentation
 from lrsegformer.models.head_parts import classifier_parts, decode_head_parts
 from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty
 from lrsegformer.models.lipschitz_head import LipschitzHeadMixin
+from lrsegformer.models.to_vanilla import to_vanilla_classification, to_vanilla_segmentation
 
 
 @dataclass
@@ -173,7 +173,7 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
 
     def to_vanilla(self) -> SegformerForSemanticSegmentation:
         """The stock class with equal logits in eval mode; nothing is constrained any more. The weights are copies."""
-        self._refuse_export_to_stock()
+        self.refuse_export_to_stock()
         return to_vanilla_segmentation(self)
 
 
@@ -301,5 +301,5 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
 
     def to_vanilla(self) -> SegformerForImageClassification:
         """The stock class with equal logits; nothing is constrained any more. The weights are copies."""
-        self._refuse_export_to_stock()
+        self.refuse_export_to_stock()
         return to_vanilla_classification(self)

@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 from lrsegformer.certification.calculus import Constants, fused_scales, sequence
 from lrsegformer.certification.primitives import non_expansive, upsampling
 from lrsegformer.kernels.norm_relu_classifier import multiply_pixels
+from lrsegformer.kernels.precision import without_autocast
 from lrsegformer.kernels.upsampled_sum import upsampled_sum
 from lrsegformer.models.certified.classifier import EqualRowsClassifier
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
@@ -107,7 +108,7 @@ class CertifiedDecodeHead(nn.Module):
         """`a_i F_i P_i` for each scale."""
         fuse = self.linear_fuse.maps().matrix.chunk(len(self.linear_projections), dim=1)
         weights = self.scale_weights()
-        with torch.autocast(device_type=weights.device.type, enabled=False):
+        with without_autocast(weights.device.type):
             return [
                 weight * (block @ projection.maps().matrix)
                 for weight, block, projection in zip(weights, fuse, self.linear_projections, strict=True)
@@ -115,4 +116,4 @@ class CertifiedDecodeHead(nn.Module):
 
     def _logits_size(self, size: tuple[int, int]) -> tuple[int, int]:
         stride = self.config.strides[0]
-        return -(-size[0] // stride), -(-size[1] // stride)
+        return (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride

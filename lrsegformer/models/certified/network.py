@@ -172,9 +172,10 @@ class CertifiedNetworkMixin:
                 f"{self.config.lipschitz_scope!r}; train one with --scope certified, or certify by --smoothing."
             )
 
-    def _refuse_export_to_stock(self) -> None:
+    def refuse_export_to_stock(self) -> None:
+        """Raises [`~lrsegformer.errors.InputError`] for a certified model, which no stock one computes."""
         if self.is_certified():
             raise InputError(
                 "a certified network has other parts than the stock SegFormer, so there is no stock model with its "
-                "logits: load it with this package, or export the graph by torch.export or ONNX."
+                "logits: load it with this package, or export its graph by `lrsegformer export --format onnx pt2`."
             )

@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from lrsegformer.certification.attention import Tokens, energy_attention, head_norms, softmax_attention
 from lrsegformer.certification.calculus import Constants, convex_residual
 from lrsegformer.kernels.norm_relu_classifier import multiply_pixels
-from lrsegformer.kernels.precision import at_least_float32
+from lrsegformer.kernels.precision import at_least_float32, without_autocast
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.encoder.pointwise import PointwiseMap
 
@@ -49,7 +49,7 @@ class EnergyAttention(nn.Module):
 
     def _pulls(self, queries: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient of the energy at the queries and at the keys, `(batch, heads, tokens, width)`."""
-        with torch.autocast(device_type=queries.device.type, enabled=False):
+        with without_autocast(queries.device.type):
             # Squares of differences of large numbers: half precision has too few digits for them.
             queries, keys = at_least_float32(queries), at_least_float32(keys)
             products = torch.matmul(queries, keys.transpose(2, 3))

@@ -77,4 +77,6 @@ def cosine_rows(rows: int, columns: int, block: int) -> torch.Tensor:
 def pad_to_multiple(pixel_values: torch.Tensor, multiple: int) -> torch.Tensor:
     """Zeros below and at the right, so that both sides are multiples of `multiple`."""
     height, width = pixel_values.shape[-2:]
-    return pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
+    # Written so that in an exported graph, too, the new sides are known to be multiples.
+    below, right = (multiple * ((side + multiple - 1) // multiple) - side for side in (height, width))
+    return pad(pixel_values, (0, right, 0, below))

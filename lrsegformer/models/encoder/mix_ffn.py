@@ -15,7 +15,7 @@ from lrsegformer.certification.primitives import (
     pointwise_step,
 )
 from lrsegformer.kernels.norm_relu_classifier import multiply_pixels
-from lrsegformer.kernels.precision import at_least_float32
+from lrsegformer.kernels.precision import at_least_float32, without_autocast
 from lrsegformer.layers.merged_maps import MergedMapsMixin
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.encoder.pointwise import PointwiseMap
@@ -73,7 +73,7 @@ class UnitGainDepthwiseConv(MergedMapsMixin, nn.Module):
         return (self.eval_maps() if kept is None else kept).kernel
 
     def eval_maps(self) -> KernelMaps:
-        with torch.autocast(device_type=self.weight.device.type, enabled=False):
+        with without_autocast(self.weight.device.type):
             weight = at_least_float32(self.weight)
             gain = frequency_gain(weight[:, 0]).clamp_min(SMALLEST_GAIN)
             return KernelMaps(weight / gain[:, None, None, None])

@@ -1,0 +1,98 @@
+"""One export, from the command line's options to folders in which everything is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from torch.export import ExportedProgram
+from transformers.utils import logging
+
+from lrsegformer.errors import InputError
+from lrsegformer.export.arguments import ExportArguments
+from lrsegformer.export.checks import Agreement
+from lrsegformer.export.graph import trace
+from lrsegformer.export.metadata import metadata_of
+from lrsegformer.export.onnx_file import PACKAGES, write_onnx
+from lrsegformer.export.pt2_file import write_pt2
+from lrsegformer.export.readme import write_readme
+from lrsegformer.export.source import Source, open_source
+from lrsegformer.export.stock import write_stock
+from lrsegformer.extras import require
+
+logger = logging.get_logger(__name__)
+
+# A folder of this ending is one that was not finished.
+UNFINISHED = ".unfinished"
+
+
+def export(model: str, arguments: ExportArguments) -> list[Path]:
+    """
+    Write a saved model in the formats that are asked for, each checked against the model before it gets its name.
+
+    Args:
+        model (`str`): a folder or Hub id, ours or stock, of either task.
+        arguments ([`ExportArguments`]): formats, folder, and a size where that is fixed.
+
+    Returns:
+        `list[Path]`: the folder of each format: its file, `preprocessor_config.json`, and a `README.md`.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the model cannot be read or not be written so, a package is missing, a
+            folder is there already, or an export does not agree with the model. A folder that is returned is whole.
+    """
+    folders = _new_folders(arguments)
+    if "onnx" in arguments.format:
+        for package in PACKAGES:
+            require(package)
+    source = open_source(model)
+    if "stock" in arguments.format:
+        source.model.refuse_export_to_stock()
+    program = cache(lambda: trace(source, arguments.fixed_size))
+    for name, folder in folders.items():
+        logger.info(f"Writing {name} ...")
+        _write(source, name, folder, program, arguments.fixed_size)
+    return list(folders.values())
+
+
+def _new_folders(arguments: ExportArguments) -> dict[str, Path]:
+    """The folder of each format, none of which is there yet."""
+    root = Path(arguments.output_dir)
+    for above in (root, *root.parents):
+        if above.exists() and not above.is_dir():
+            raise InputError(f"--output_dir {root}: {above} is a file; give a folder.")
+    folders = {name: root / name for name in arguments.format}
+    for folder in folders.values():
+        if folder.exists():
+            raise InputError(f"--output_dir {root} holds an export already ({folder}): give another folder.")
+    return folders
+
+
+def _write(
+    source: Source,
+    name: str,
+    folder: Path,
+    program: Callable[[], ExportedProgram],
+    fixed: tuple[int, int] | None,
+) -> None:
+    """One format, in a folder that gets its name when all in it is written and checked."""
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        metadata = metadata_of(source)
+        agreements: list[Agreement]
+        if name == "stock":
+            agreements = write_stock(source, unfinished)
+        else:
+            write = {"onnx": write_onnx, "pt2": write_pt2}[name]
+            agreements = write(source, program(), metadata, unfinished, fixed)
+        source.processor.save_pretrained(unfinished)
+        write_readme(unfinished / "README.md", name, metadata, agreements, fixed)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for agreement in agreements:
+        logger.info(f"  checked {agreement.text()}")
