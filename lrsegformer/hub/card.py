@@ -49,6 +49,7 @@ def write_model_card(
     subset: str | None = None,
     image_reading: str = "",
     command: str | None = None,
+    adapter: str | None = None,
 ) -> Path:
     """Write `README.md`: YAML metadata for the Hub, use, scores, Lipschitz bounds, recipe.
 
@@ -71,6 +72,7 @@ def write_model_card(
         subset (`str`, *optional*): the part of the validation split that was scored, for the metadata; `None` = all.
         image_reading (`str`, defaults to `""`): how image files are read, where the saved processor holds that.
         command (`str`, *optional*): the command line of the run.
+        adapter (`str`, *optional*): the adapters that were trained, in words; they lie in the folder `adapter`.
 
     Returns:
         `pathlib.Path`: the file written.
@@ -108,6 +110,7 @@ def write_model_card(
         scores=_scores(scores),
         scored=scored,
         image_reading=image_reading,
+        adapter=adapter,
         classes=_classes(metrics, config),
         bounds=bounds_section(lipschitz_report),
         measured=sections_text(folder, current_sections(folder)),

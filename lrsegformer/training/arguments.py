@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from lrsegformer.choices import ARCHITECTURES, CERTIFIED_ATTENTIONS, NO_STRATEGY, PENALTIES, PENALTY_REDUCTIONS, SCOPES
+from lrsegformer.choices import (
+    ARCHITECTURES,
+    CERTIFIED_ATTENTIONS,
+    LORA_TARGETS,
+    NO_STRATEGY,
+    PENALTIES,
+    PENALTY_REDUCTIONS,
+    SCOPES,
+)
+from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
 
 
@@ -93,6 +102,43 @@ class ModelArguments:
             "also in a file."
         },
     )
+    lora_r: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train adapters of this rank on the encoder (LoRA; needs the extra 'peft') and the head whole, "
+            "instead of all weights. Not where the scope constrains the encoder."
+        },
+    )
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "Adapters are multiplied by this over their rank. Default: twice --lora_r."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the adapters."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: list(LORA_TARGETS),
+        metadata={"help": "The encoder's linear layers that get one, by the end of their names, or all-linear."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.lora_r is None:
+            changed = self.lora_alpha is not None or self.lora_dropout or self.lora_target_modules != [*LORA_TARGETS]
+            if changed:
+                raise InputError("--lora_alpha, --lora_dropout and --lora_target_modules need --lora_r: give a rank.")
+            return
+        if self.lora_r < 1 or (self.lora_alpha is not None and self.lora_alpha < 1):
+            raise InputError(f"--lora_r {self.lora_r}, --lora_alpha {self.lora_alpha}: give 1 or more.")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"--lora_dropout {self.lora_dropout}: give a share from 0 to below 1.")
+        if self.architecture is not None:
+            raise InputError(
+                f"--lora_r with --architecture {self.architecture}: adapters leave the encoder's weights as they are, "
+                "and these are random; start from a checkpoint by --model_name_or_path, or leave --lora_r out."
+            )
+        if self.strategy != NO_STRATEGY and self.scope in ("network", "certified"):
+            raise InputError(
+                f"--lora_r with --scope {self.scope}: the encoder's layers are constrained, and an adapter beside one "
+                "lies outside its constraint, so that the bound would not hold; use --scope head or projections, or "
+                "leave --lora_r out."
+            )
 
 
 @dataclass

@@ -17,6 +17,7 @@ from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.hub.pushing import explained, upload_later
+from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, add_adapters, merged, save_adapters, trained_share
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_grid, parse_options
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.class_weights import class_weights
@@ -73,17 +74,26 @@ def finetune(
             processing_class=splits.processor,
             callbacks=[TimeEstimate()],
         )
+    if model_arguments.lora_r is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise InputError("--lora_r needs a whole model on each device: leave out FSDP and DeepSpeed.")
     if trainer.is_world_process_zero():
         if checkpoint is None:
             write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
         _say_plan(trainer, splits, model_arguments)
     _log_short_runs(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if model_arguments.lora_r is not None:
+        _merge_adapters(trainer, base_model)
     scores = trainer.evaluate_as_saved()
     trainer.save_model(_internal_call=True)  # it goes to the Hub at the end, with its card
     trainer.save_state()
     if trainer.is_world_process_zero():
-        card = {"base_model": base_model, "command": command, "score_at": data_arguments.score_at}
+        card = {
+            "base_model": base_model,
+            "command": command,
+            "score_at": data_arguments.score_at,
+            "adapter": _adapter_in_words(model_arguments),
+        }
         results = write_run_outputs(trainer.model, arguments, trainer.state, task, splits, scores, card)
         print_summary(arguments.output_dir, task, results)
     if arguments.push_to_hub:
@@ -93,8 +103,8 @@ def finetune(
     return scores
 
 
-def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> LipschitzModel:
-    """The model that training starts from, with the data set's classes."""
+def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Any:
+    """The model that training starts from, with the data set's classes; where adapters are trained, peft's wrapper."""
     space = splits.label_space
     options = {
         **constraint_options(arguments),
@@ -109,7 +119,11 @@ def start_model(task: str, arguments: ModelArguments, splits: DataSplits) -> Lip
         options["certified_image_std"] = list(splits.processor.image_std)
     if arguments.architecture:
         return build_model(task, arguments.architecture, **options)
-    return load_model(task, arguments.model_name_or_path, arguments.model_revision, **options)
+    model = load_model(task, arguments.model_name_or_path, arguments.model_revision, **options)
+    if arguments.lora_r is None:
+        return model
+    targets = arguments.lora_target_modules
+    return add_adapters(model, task, arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, targets)
 
 
 def constraint_options(arguments: ModelArguments) -> dict[str, Any]:
@@ -181,6 +195,24 @@ def _warn_of_unfinished_checkpoint(folder: Path, last: Path | None) -> None:
         logger.warning(f"{newest} was not written to its end, and is passed over.")
 
 
+def _merge_adapters(trainer: LRSegformerTrainer, base_model: str) -> None:
+    """
+    Save the adapters by themselves, and go on with the model in which they are merged: the one that is scored, saved
+    and loaded by every command.
+    """
+    adapted = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        save_adapters(adapted, Path(trainer.args.output_dir) / ADAPTER_FOLDER, base_model)
+    trainer.model = merged(adapted)
+
+
+def _adapter_in_words(arguments: ModelArguments) -> str | None:
+    if arguments.lora_r is None:
+        return None
+    alpha, targets = arguments.lora_alpha or 2 * arguments.lora_r, ", ".join(arguments.lora_target_modules)
+    return f"LoRA of rank {arguments.lora_r}, alpha {alpha}, dropout {arguments.lora_dropout:g}, on {targets}"
+
+
 def _variant(arguments: ModelArguments) -> str:
     return "baseline" if arguments.strategy == NO_STRATEGY else arguments.strategy
 
@@ -243,4 +275,7 @@ def _say_plan(trainer: LRSegformerTrainer, splits: DataSplits, model_arguments: 
         f"{arguments.gradient_accumulation_steps} accumulation x {arguments.world_size} processes), "
         f"{steps / steps_an_epoch:.1f} epochs."
     )
+    if model_arguments.lora_r is not None:
+        trained, of = trained_share(trainer.model)
+        logger.info(f"{_adapter_in_words(model_arguments)}: {trained:,} of {of:,} parameters are trained.")
     logger.info(f"Learning rate {arguments.learning_rate:g} for the encoder, {head_rate:g} for the head.")

@@ -55,7 +55,7 @@ def write_run_outputs(
     Args:
         state ([`~transformers.TrainerState`]): of the finished run: its log, and its number of steps.
         scores: what the Trainer's `evaluate()` returned.
-        card: `base_model`, `command` and `score_at`, for the card and the results.
+        card: `base_model`, `command`, `score_at` and `adapter` (in words, or `None`), for the card and the results.
 
     Returns:
         `dict`: what `all_results.json` holds; a number that is not finite is `None` in it.
@@ -97,6 +97,7 @@ def write_run_outputs(
         subset=None if scored == of else f"{scored} of {of}",
         image_reading=str(ImageReading.of_processor(splits.processor)),
         lipschitz_report=report,
+        adapter=card["adapter"],
         hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"]),
         versions=installed_versions(_PACKAGES),
         command=card["command"],
