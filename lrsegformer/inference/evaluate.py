@@ -23,7 +23,8 @@ from lrsegformer.evaluation.protocols import SCALES
 from lrsegformer.evaluation.scores import scores_from_counts, without_nan
 from lrsegformer.extras import installed_versions
 from lrsegformer.inference.evaluation_arguments import EvaluateArguments, EvaluationDataArguments
-from lrsegformer.inference.predictor import OPTION, Predictor, Protocol, warn_of_places
+from lrsegformer.inference.predictor import OPTION, Predictor
+from lrsegformer.inference.protocol import Protocol, warn_of_places
 from lrsegformer.inference.scoring import SIZES, ProtocolInputs, Scored, score
 from lrsegformer.inference.worst import save_worst
 from lrsegformer.robustness.bench.checkpoints import (

@@ -19,7 +19,8 @@ from lrsegformer.data.transforms import nearest_crop
 from lrsegformer.evaluation.prediction import largest_class
 from lrsegformer.evaluation.protocols import SCALES
 from lrsegformer.evaluation.scores import confusion_counts, scores_from_counts
-from lrsegformer.inference.predictor import Predictor, Protocol, classes_of
+from lrsegformer.inference.predictor import Predictor
+from lrsegformer.inference.protocol import Protocol, classes_of
 from lrsegformer.inference.stream import of_one_size, stacked
 from lrsegformer.robustness.bench.runs import processes
 
@@ -89,7 +90,7 @@ def score(
     Args:
         predictor ([`~lrsegformer.inference.Predictor`]): the model.
         dataset ([`~lrsegformer.data.dataset.ImageDataset`]): with [`ProtocolInputs`] as its transform.
-        protocols (sequence of [`~lrsegformer.inference.predictor.Protocol`]): the first one ranks the images.
+        protocols (sequence of [`~lrsegformer.inference.protocol.Protocol`]): the first one ranks the images.
         ignore_index (`int`, *optional*): label that does not count.
         batch_size, num_workers (`int`): of the data loader.
     """

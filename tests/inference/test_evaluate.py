@@ -244,7 +244,7 @@ def test_bad_input_ends_in_one_line(run, saved_models, scenes, class_folders, tm
 
 def test_processes_and_batches_give_the_same(saved_models, scenes):
     """The sums do not hang on how images are put into batches."""
-    from lrsegformer.inference.predictor import Protocol
+    from lrsegformer.inference.protocol import Protocol
     from lrsegformer.inference.scoring import ProtocolInputs, score
 
     splits = load_data(
