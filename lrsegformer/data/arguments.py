@@ -4,11 +4,28 @@ import math
 from dataclasses import dataclass, field
 
 from lrsegformer.errors import InputError
+from lrsegformer.ranges import COUNT, PART, POSITIVE, SHARE, Range, check_ranges
 
 # The built-in data set.
 DIGITS = "digits"
 # SegFormer's first stage, at a quarter of the resolution, reduces its keys by 8 and needs one whole window for that.
 SMALLEST_INPUT = 29
+# A typing error, not an image: a square of it in float32 takes 50 GB.
+LARGEST_INPUT = 65536
+
+_INPUT_SIDE = Range(f"a whole number from {SMALLEST_INPUT} to {LARGEST_INPUT}", low=SMALLEST_INPUT, high=LARGEST_INPUT)
+_RANGES = {
+    "image_size": _INPUT_SIDE,
+    "eval_size": _INPUT_SIDE,
+    "scale_min": POSITIVE,
+    "scale_max": POSITIVE,
+    "colour_distortion": SHARE,
+    "crop_area_min": PART,
+    "max_train_samples": COUNT,
+    "max_eval_samples": COUNT,
+    "image_page": COUNT,
+    "max_image_pixels": COUNT,
+}
 
 
 @dataclass
@@ -182,21 +199,12 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        smallest = {"image_size": SMALLEST_INPUT, "eval_size": SMALLEST_INPUT}
-        counts = ("image_size", "eval_size", "max_train_samples", "max_eval_samples", "image_page", "max_image_pixels")
-        for name in counts:
-            value, least = getattr(self, name), smallest.get(name, 1)
-            if value is not None and value < least:
-                raise InputError(f"--{name} is {value}; give a whole number of at least {least}")
-        if not 0 < self.scale_min <= self.scale_max:
+        check_ranges(self, _RANGES)
+        if self.scale_min > self.scale_max:
             raise InputError(
                 f"--scale_min {self.scale_min} and --scale_max {self.scale_max} are no range; "
                 "give 0 < scale_min <= scale_max"
             )
-        if not 0 <= self.colour_distortion <= 1:
-            raise InputError(f"--colour_distortion is {self.colour_distortion}; give a share from 0 to 1")
-        if self.crop_area_min is not None and not 0 < self.crop_area_min <= 1:
-            raise InputError(f"--crop_area_min is {self.crop_area_min}; give a share above 0 and at most 1")
         if self.score_at not in ("original", "resized"):
             raise InputError(f"--score_at is {self.score_at!r}; give `original` or `resized`")
         parse_range(self.image_range)

@@ -13,6 +13,7 @@ from lrsegformer.choices import (
 )
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
+from lrsegformer.ranges import COUNT, check_ranges
 
 
 def _strategy_help() -> str:
@@ -139,6 +140,9 @@ class ModelArguments:
                 "lies outside its constraint, so that the bound would not hold; use --scope head or projections, or "
                 "leave --lora_r out."
             )
+
+    def __post_init__(self):
+        check_ranges(self, {"patch_stride": COUNT})
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """One fine-tuning run, from arguments to a folder with everything in it."""
 
+import difflib
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
@@ -16,6 +18,7 @@ from lrsegformer.data.dataset import collate
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
+from lrsegformer.evaluation.scores import scores_from_counts
 from lrsegformer.hub.pushing import explained, upload_later
 from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, add_adapters, merged, save_adapters, trained_share
 from lrsegformer.models.loading import LipschitzModel, build_model, load_model, parse_grid, parse_options
@@ -52,6 +55,7 @@ def finetune(
     """
     arguments = training_arguments
     arguments.output_dir = arguments.output_dir or f"runs/{task}-{_variant(model_arguments)}"
+    check_best_metric(arguments, task)
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
     _show_progress(arguments)
     set_seed(arguments.seed)
@@ -152,6 +156,24 @@ def constraint_options(arguments: ModelArguments) -> dict[str, Any]:
     if stride is not None:
         options["strides"] = (stride, 2, 2, 2)
     return options
+
+
+def check_best_metric(arguments: LRSegformerTrainingArguments, task: str) -> None:
+    """
+    Refuse a `metric_for_best_model` that no evaluation of the task gives, before hours are trained towards it.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: an unknown score, naming the nearest known one.
+    """
+    if arguments.metric_for_best_model is None:
+        return
+    name = arguments.metric_for_best_model.removeprefix("eval_")
+    scores = scores_from_counts(np.ones((2, 2), dtype=np.int64), task)
+    known = ["loss", "loss_task", *(key for key, value in scores.items() if isinstance(value, float))]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the scores are {', '.join(known)}."
+        raise InputError(f"--metric_for_best_model {arguments.metric_for_best_model} is no score of {task}: {hint}")
 
 
 def checkpoint_to_resume(output_dir: str, requested: str | None) -> str | None:

@@ -1,6 +1,5 @@
 """`TrainingArguments` with SegFormer's recipe as defaults and the weight of the penalty."""
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from lrsegformer.errors import InputError
+from lrsegformer.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE_BELOW_ONE, Range, check_ranges
 from lrsegformer.training.adversarial import check_adversarial
 from lrsegformer.training.arguments import TrainingDefaults
 from lrsegformer.training.batch_size import split_total_batch_size
@@ -18,18 +18,41 @@ logger = logging.get_logger(__name__)
 
 RECIPE_STEPS = 160_000
 MOST_WORKERS = 4
-NOT_NEGATIVE = (
-    *(
-        "lambda_lip",
-        "learning_rate",
-        "head_learning_rate_multiplier",
-        "constants_learning_rate",
-        "weight_decay",
-        "max_grad_norm",
-    ),
-    *("warmup_steps", "label_smoothing_factor", "adam_epsilon", "num_train_epochs"),
-    *("logging_steps", "eval_steps", "save_steps"),
-)
+# More processes than any machine feeds, and fewer than bring it down.
+_WORKERS = Range("a whole number from 0 to 256", high=256)
+
+# The numbers that can ruin a run in silence, those of transformers among them. Batch sizes, which have to divide, and
+# adversarial training say more themselves.
+_RANGES: dict[str, Range] = {
+    "lambda_lip": NOT_NEGATIVE,
+    "certified_radius": NOT_NEGATIVE,
+    "learning_rate": NOT_NEGATIVE,
+    "head_learning_rate_multiplier": NOT_NEGATIVE,
+    "constants_learning_rate": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "adam_beta1": SHARE_BELOW_ONE,
+    "adam_beta2": SHARE_BELOW_ONE,
+    "adam_epsilon": POSITIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+    "label_smoothing_factor": SHARE_BELOW_ONE,
+    "neftune_noise_alpha": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "num_train_epochs": POSITIVE,
+    "logging_steps": POSITIVE,
+    "eval_steps": POSITIVE,
+    "save_steps": POSITIVE,
+    "eval_delay": NOT_NEGATIVE,
+    "per_device_eval_batch_size": COUNT,
+    "eval_accumulation_steps": COUNT,
+    "torch_empty_cache_steps": COUNT,
+    "save_total_limit": COUNT,
+    "seed": SEED,
+    "data_seed": SEED,
+    "dataloader_num_workers": _WORKERS,
+    "dataloader_prefetch_factor": COUNT,
+    "ddp_bucket_cap_mb": COUNT,
+    "ddp_timeout": COUNT,
+}
 
 
 @dataclass
@@ -55,15 +78,8 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     """
 
     def __post_init__(self):
-        for name in NOT_NEGATIVE:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(f"--{name} is {value}: give 0 or a positive number.")
-        if self.certified_radius is not None and not 0 <= self.certified_radius < math.inf:
-            raise InputError(f"--certified_radius is {self.certified_radius}: give 0 or a positive number.")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}: give a number of at least 0 and below 1.")
+        check_ranges(self, _RANGES)
+        self._check_length()
         check_adversarial(self.adversarial_steps, self.adversarial_eps)
         schedule = type(self).__dataclass_fields__["lr_scheduler_kwargs"].default
         if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == schedule:
@@ -82,6 +98,11 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
         if self.dataloader_num_workers is None:
             local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             self.dataloader_num_workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // local_processes))
+        if self.dataloader_prefetch_factor is not None and self.dataloader_num_workers == 0:
+            raise InputError(
+                f"--dataloader_prefetch_factor {self.dataloader_prefetch_factor} is for worker processes, and "
+                "--dataloader_num_workers is 0: leave one of them out."
+            )
         # Without an accelerator pinned memory serves nothing, and torch warns of it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         self.dataloader_persistent_workers = self.dataloader_num_workers > 0
@@ -106,6 +127,13 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Steps of warmup; at least one step is left after it, which the schedule divides by."""
         return min(super().get_warmup_steps(num_training_steps), max(num_training_steps - 1, 0))
+
+    def _check_length(self) -> None:
+        """-1 is what transformers writes for steps that follow from the epochs."""
+        steps = self.max_steps
+        if steps is None or steps >= 1 or (steps == -1 and self.num_train_epochs is not None):
+            return
+        raise InputError(f"--max_steps is {steps}: give a whole number of at least 1, or --num_train_epochs instead.")
 
     def _prefers_bf16(self) -> bool:
         chosen_elsewhere = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"

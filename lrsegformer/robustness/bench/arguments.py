@@ -7,6 +7,7 @@ from lrsegformer.attacks.registry import ATTACKS, followers, names_where, what_a
 from lrsegformer.choices import NORMS, NORMS_IN_255THS
 from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS, DataArguments
 from lrsegformer.errors import InputError
+from lrsegformer.ranges import COUNT, SEED, check_ranges
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.shift.corruption_names import SEVERITIES, corruption_names
 
@@ -66,6 +67,9 @@ class BenchDataArguments(DataArguments):
 
     def _needed_folders(self) -> tuple[str, ...]:
         return FOLDER_OPTIONS[2:] if self.lacks_training_folders else FOLDER_OPTIONS
+
+
+_RANGES = {"steps": COUNT, "restarts": COUNT, "batch_size": COUNT, "seed": SEED}
 
 
 @dataclass
@@ -159,12 +163,7 @@ class RobustnessArguments:
             raise InputError("--attacks needs radii: give --eps, such as --eps 0.25 0.5 1 2 4 for linf")
         if self.eps and not self.attacks:
             raise InputError("--eps gives radii but no attack was asked for: give --attacks, such as --attacks pgd")
-        for name in ("steps", "restarts", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} is {value}: give a whole number of at least 1")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}: give a whole number of at least 0")
+        check_ranges(self, _RANGES)
         for severity in self.severities:
             if severity not in SEVERITIES:
                 raise InputError(f"--severities {severity}: give whole numbers from 1 to 5")
