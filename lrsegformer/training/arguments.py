@@ -120,6 +120,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        check_ranges(self, {"patch_stride": COUNT})
         if self.lora_r is None:
             changed = self.lora_alpha is not None or self.lora_dropout or self.lora_target_modules != [*LORA_TARGETS]
             if changed:
@@ -140,9 +141,6 @@ class ModelArguments:
                 "lies outside its constraint, so that the bound would not hold; use --scope head or projections, or "
                 "leave --lora_r out."
             )
-
-    def __post_init__(self):
-        check_ranges(self, {"patch_stride": COUNT})
 
 
 @dataclass
