@@ -13,6 +13,7 @@ from lrsegformer.certification.report import build_report
 from lrsegformer.kernels.precision import without_autocast
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.models.certified.network import CertifiedNetworkMixin
+from lrsegformer.models.certified.report import REPORTED_SIZE
 from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
 from lrsegformer.models.encoder.attention_estimate import attention_estimate
 from lrsegformer.models.encoder.constrained import encoder_layers, encoder_penalty_factors
@@ -84,7 +85,7 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
 
     @torch.no_grad()
     def lipschitz_report(
-        self, dtype: torch.dtype | None = None, image_size: tuple[int, int] = (512, 512)
+        self, dtype: torch.dtype | None = None, image_size: tuple[int, int] = REPORTED_SIZE
     ) -> dict[str, Any]:
         """
         What is bounded, in which norm, by how much, and whether that is guaranteed; of eval mode.
@@ -154,10 +155,10 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         """
         The bounds that training may move, by name: of each constrained layer of the head, the largest and the
         geometric mean of the encoder's, and of the head where the constraint bounds it; of a certified model those of
-        the head and of the network alone.
+        the head and of the network alone, the latter from an image of the size that reports are of to the logits.
         """
         if self.is_certified():
-            return {"head": self.head_bound(), "network": self.network_bound().item()}
+            return {"head": self.head_bound(), "network": self.logits_bound()}
         bounds, of_encoder = {}, []
         for name, layer in self.constrained_layers().items():
             bound = layer.lipschitz_bound(self.row_scale_of(layer)).item()

@@ -15,7 +15,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.layers.norms import ROUNDING_MARGIN
 from lrsegformer.models.certified.classifier import EqualRowsClassifier
-from lrsegformer.models.certified.report import certified_report
+from lrsegformer.models.certified.report import REPORTED_SIZE, certified_report
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.encoder.certified import padded_sides, stage_grids
 from lrsegformer.models.encoder.mix_ffn import UnitGainDepthwiseConv
@@ -117,6 +117,17 @@ class CertifiedNetworkMixin:
         bounds = torch.stack([each.maps().bound for each in head.linear_projections])
         scaled = head.scale_weights() * bounds * torch.stack(lengths[1:])
         return torch.linalg.vector_norm(scaled) * head.linear_fuse.maps().bound
+
+    @torch.no_grad()
+    def logits_bound(self, height: int = REPORTED_SIZE[0], width: int = REPORTED_SIZE[1]) -> float:
+        """
+        What the report says of `["network"]["bound"]`, from the bounds that the layers state, as [`network_bound`]:
+        from the l2 norm of an image of this size to the largest over pixels of the l2 norm of the logits.
+        """
+        bound = self.network_bound().double() * finite_norm(self.classifier_rows(), "l2") * (1 + ROUNDING_MARGIN)
+        if task_of(self) == "classification":
+            bound = bound / math.sqrt(math.prod(stage_grids(self.config, height, width)[-1]))
+        return bound.item()
 
     def network_modules(self, height: int, width: int) -> Iterator[tuple[str, nn.Module, Constants]]:
         """

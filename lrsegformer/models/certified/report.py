@@ -10,6 +10,8 @@ from lrsegformer.certification.parts import Constrained, finite_norm
 from lrsegformer.certification.report import layer_row
 from lrsegformer.layers.norms import ROUNDING_MARGIN
 
+# Height and width of the image that a report is of where none is named.
+REPORTED_SIZE = (512, 512)
 HEAD_NOTE = (
     "From the features of all stages to the logits before upsampling: changes of at most r at every pixel of every "
     "scale move the logits by at most the bound times r."
