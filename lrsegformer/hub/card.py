@@ -10,7 +10,7 @@ from typing import Any
 
 from lrsegformer.hub.markdown import one_line, plain, table
 from lrsegformer.hub.sections import current_sections, sections_text
-from lrsegformer.hub.tables import bounds_section, is_finite
+from lrsegformer.hub.tables import METRIC_NAMES, bounds_section, is_finite
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 SEGFORMER_LICENSE = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
@@ -19,16 +19,6 @@ _PIPELINE_TAGS = {"segmentation": "image-segmentation", "classification": "image
 _AUTO_CLASSES = {
     "segmentation": "AutoModelForSemanticSegmentation",
     "classification": "AutoModelForImageClassification",
-}
-_METRIC_NAMES = {
-    "mean_iou": "Mean IoU",
-    "mean_accuracy": "Mean accuracy",
-    "overall_accuracy": "Overall accuracy",
-    "accuracy": "Accuracy",
-    "precision": "Precision (macro)",
-    "recall": "Recall (macro)",
-    "f1": "F1 (macro)",
-    "matthews_correlation": "Matthews correlation",
 }
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -84,7 +74,7 @@ def write_model_card(
     base_name = base_model if base_model is None or base_is_on_hub else Path(base_model).name
     strategy = lipschitz_report.get("strategy")
     name, dataset_name = one_line(folder.resolve().name), one_line(dataset_name)
-    scores = {key: metrics[f"eval_{key}"] for key in _METRIC_NAMES if is_finite(metrics.get(f"eval_{key}"))}
+    scores = {key: metrics[f"eval_{key}"] for key in METRIC_NAMES if is_finite(metrics.get(f"eval_{key}"))}
     metadata = _metadata(
         name,
         task,
@@ -145,7 +135,7 @@ def _metadata(
             dataset_split="validation",
             dataset_args=None if subset is None else {"images": subset},
             metric_type=key,
-            metric_name=_METRIC_NAMES[key],
+            metric_name=METRIC_NAMES[key],
             metric_value=float(value),
         )
         for key, value in scores.items()
@@ -170,7 +160,7 @@ def _metadata(
 def _scores(scores: Mapping[str, float]) -> str:
     if not scores:
         return ""
-    return table(("score", "value"), [(_METRIC_NAMES[key], f"{value:.4f}") for key, value in scores.items()])
+    return table(("score", "value"), [(METRIC_NAMES[key], f"{value:.4f}") for key, value in scores.items()])
 
 
 def _classes(metrics: Mapping[str, Any], config: Any) -> str:

@@ -1,4 +1,4 @@
-"""Tables of the model card, above all the one of Lipschitz bounds."""
+"""Tables of the model card: Lipschitz bounds, and the scores of an evaluation by protocol."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrsegformer.certification.text import NORM_LABELS, network_lines, round_up
-from lrsegformer.hub.markdown import table
+from lrsegformer.hub.markdown import plain, table
+
+METRIC_NAMES = {
+    "mean_iou": "Mean IoU",
+    "mean_accuracy": "Mean accuracy",
+    "overall_accuracy": "Overall accuracy",
+    "accuracy": "Accuracy",
+    "precision": "Precision (macro)",
+    "recall": "Recall (macro)",
+    "f1": "F1 (macro)",
+    "matthews_correlation": "Matthews correlation",
+}
+_PROTOCOLS = {"whole": "whole image", "slide": "sliding window", "multi_scale_flip": "several sizes, mirrored"}
+_SIZES = {"original": "the annotations' own", "resized": "the input's"}
 
 
 def bounds_section(report: Mapping[str, Any]) -> str:
@@ -41,6 +54,54 @@ def bounds_section(report: Mapping[str, Any]) -> str:
         "prediction, and it says nothing about accuracy on shifted or attacked images."
     )
     return "\n\n".join(parts)
+
+
+def evaluation_section(report: Mapping[str, Any]) -> str:
+    """
+    The section of an `evaluation.json`: its scores by protocol and by the size at which they are counted.
+
+    Args:
+        report (`dict`): `dataset`, `split`, `num_images`, `of`, `input`, `protocols`, `settings`, `versions`.
+    """
+    scored, of = report["num_images"], report["of"]
+    images = f"all {of} images" if scored == of else f"{scored} of the {of} images"
+    names = [name for name in METRIC_NAMES if any(name in scores for _, _, scores in _rows_of(report))]
+    rows = [
+        (_PROTOCOLS[protocol], _SIZES.get(size, size), *(_score(scores.get(name)) for name in names))
+        for protocol, size, scores in _rows_of(report)
+    ]
+    parts = [
+        "## Evaluation by protocol",
+        f"Scored on {images} of the split {plain(report['split'])} of {plain(report['dataset'])}, from inputs of "
+        f"{report['input']}, by the saved image processor, in float32.",
+        table(("protocol", "scored at size", *(METRIC_NAMES[name] for name in names)), rows),
+        *_how(report["settings"]),
+        "Versions: " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()) + ".",
+    ]
+    return "\n\n".join(parts)
+
+
+def _rows_of(report: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    return [
+        (protocol, size, scores)
+        for protocol in _PROTOCOLS
+        for size, scores in report["protocols"].get(protocol, {}).items()
+    ]
+
+
+def _how(settings: Mapping[str, Any]) -> list[str]:
+    """How the windows of the sliding protocol lie, and the sizes of the other, where they ran."""
+    said = []
+    if "slide" in settings:
+        said.append(f"Windows of {settings['slide']['window']} pixels every {settings['slide']['stride']}.")
+    if "multi_scale_flip" in settings:
+        scales = ", ".join(f"{scale:g}" for scale in settings["multi_scale_flip"]["scales"])
+        said.append(f"Sizes: {scales} times the input's, each also mirrored.")
+    return [" ".join(said)] if said else []
+
+
+def _score(value: Any) -> str:
+    return f"{value:.4f}" if is_finite(value) else "-"
 
 
 def _head_norms(norms: Mapping[str, Mapping[str, Any]]) -> str:

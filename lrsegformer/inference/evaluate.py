@@ -16,12 +16,15 @@ from transformers.utils import logging
 
 from lrsegformer.data import DataSplits
 from lrsegformer.data.dataset import ImageDataset
-from lrsegformer.data.processor import input_size, normalisation
+from lrsegformer.data.processor import input_size, load_processor, normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.confusion_figure import save_confusion_matrix
 from lrsegformer.evaluation.protocols import SCALES
 from lrsegformer.evaluation.scores import scores_from_counts, without_nan
 from lrsegformer.extras import installed_versions
+from lrsegformer.hub.digests import file_digests
+from lrsegformer.hub.sections import keep_results
+from lrsegformer.hub.tables import evaluation_section
 from lrsegformer.inference.evaluation_arguments import EvaluateArguments, EvaluationDataArguments
 from lrsegformer.inference.predictor import OPTION, Predictor
 from lrsegformer.inference.protocol import Protocol, warn_of_places
@@ -37,7 +40,8 @@ from lrsegformer.robustness.bench.checkpoints import (
 )
 from lrsegformer.robustness.bench.data import open_splits, with_saved_reading
 from lrsegformer.robustness.bench.runs import processes
-from lrsegformer.robustness.report.files import write_whole, writing_to
+from lrsegformer.robustness.report.files import writing_to
+from lrsegformer.writing import write_whole
 
 logger = logging.get_logger(__name__)
 
@@ -80,6 +84,7 @@ def evaluate(
     with state.main_process_first():
         splits = open_splits(data_arguments, checkpoint.task, arguments.seed, in_full=False)
     check_classes(checkpoint, splits.label_space.names, splits.dataset_name)
+    files = file_digests(checkpoint.name)
     loaded = load_checkpoint(checkpoint)
     weights = weights_fingerprint(loaded, normalisation(processor))
     windows = {"slide": (arguments.window, arguments.stride)}
@@ -93,7 +98,8 @@ def evaluate(
     ignore_index = splits.label_space.ignore_index if checkpoint.task == "segmentation" else None
     how = arguments.batch_size, arguments.dataloader_num_workers
     scored = score(predictor, dataset, protocols, ignore_index, *how)
-    found = {**described, **_results(scored, protocols, checkpoint.task), "versions": installed_versions(_PACKAGES)}
+    found = {**described, **_results(scored, protocols, checkpoint.task), "files": files}
+    found["versions"] = installed_versions(_PACKAGES)
     report = None
     if state.is_main_process:
         with writing_to(folder):
@@ -184,11 +190,14 @@ def _write_results(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copy_into_run(folder: Path, found: Mapping[str, Any]) -> None:
-    """`evaluation.json` beside the run's model, for its card and for reports; a line where that cannot be written."""
+    """`evaluation.json` beside the run's model, and its section of the card; a line where that cannot be written."""
     try:
-        _write_results(folder, found)
+        report = _write_results(folder, found)
     except OSError as error:
         logger.warning(f"{folder} gets no copy of {RESULTS_FILE}: {error.strerror}.")
+        return
+    if found["input"] == input_size(load_processor(str(folder))):
+        keep_results(folder, "evaluation", report, evaluation_section(report), found["files"])
 
 
 def _write_confusion(folder: Path, scored: Scored, described: Mapping[str, Any]) -> None:

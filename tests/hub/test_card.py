@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 import lrsegformer
 from lrsegformer.hub import write_model_card
 from lrsegformer.hub.card import TEMPLATE
+from lrsegformer.hub.tables import evaluation_section
 
 REPORT = {
     "strategy": "stable_softplus",
@@ -194,5 +195,24 @@ def test_names_are_text_whatever_they_hold(tmp_path):
 def test_the_template_is_part_of_the_package():
     setup = ConfigParser()
     setup.read(Path(__file__).resolve().parents[2] / "setup.cfg", encoding="utf-8")
-    listed = setup["options.package_data"]["lrsegformer"].split()
+    listed = setup["options.package_data"]["lrsegformer"].replace(",", " ").split()
     assert TEMPLATE.relative_to(Path(lrsegformer.__file__).parent).as_posix() in listed
+
+
+def test_the_section_of_an_evaluation():
+    scores = {"mean_iou": 0.25, "accuracy": None, "per_category_iou": [0.25]}
+    report = {
+        "split": "val",
+        "dataset": "streets <b>",
+        "num_images": 3,
+        "of": 5,
+        "input": "64x64",
+        "protocols": {"slide": {"original": {**scores, "mean_iou": 0.375}}, "whole": {"resized": scores}},
+        "settings": {"slide": {"window": 64, "stride": 42}, "whole": {}},
+        "versions": {"torch": "2.13.0"},
+    }
+    text = evaluation_section(report)
+    assert "3 of the 5 images of the split val of streets \\<b>, from inputs of 64x64" in text
+    assert "| protocol | scored at size | Mean IoU | Accuracy |" in text
+    assert "| whole image | the input's | 0.2500 | - |\n| sliding window | the annotations' own | 0.3750 | - |" in text
+    assert "Windows of 64 pixels every 42." in text and "mirrored" not in text

@@ -17,6 +17,7 @@ from lrsegformer.data.dataset import collate
 from lrsegformer.data.processor import load_processor
 from lrsegformer.data.transforms import EvaluationTransform
 from lrsegformer.evaluation import scores_from_counts
+from lrsegformer.hub.sections import current_sections
 from lrsegformer.inference import Predictor
 from lrsegformer.models.loading import load_model
 from tests.inference.conftest import noise
@@ -197,6 +198,9 @@ def test_a_run_is_scored_on_its_own_data(run, segmentation_run, tmp_path, capsys
     assert {key: scores[key] for key in KEYS} == {key: results[f"eval_{key}"] for key in KEYS}
     assert report_of(folder) == report_of(tmp_path / "out")
     assert f"evaluation.json in {folder}" in capsys.readouterr().out
+    shown = [line.strip("| ").split(" | ") for line in current_sections(folder)["evaluation"].splitlines()[4:]]
+    assert shown[0][:3] == ["protocol", "scored at size", "Mean IoU"]
+    assert shown[2][:3] == ["whole image", "the annotations' own", f"{scores['mean_iou']:.4f}"]
     with Image.open(tmp_path / "out" / "worst.png") as sheet:
         assert sheet.height > 2 * 300
     # Fewer images are not the run's own; neither is a checkpoint on the way.
