@@ -77,6 +77,15 @@ def test_every_linked_file_exists():
         assert (ROOT / link).exists(), link
 
 
+def test_every_convention_names_a_test_that_is_there():
+    text = (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|.*\|(.*)\|$", text, flags=re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 23))
+    named = [path for _, cell in rows for path in re.findall(r"`([a-z_/.]+)`", cell)]
+    assert len(named) >= 20
+    assert all((ROOT / path).exists() for path in named)
+
+
 def test_the_quickstart_configuration_has_known_options():
     assert set(yaml.safe_load((ROOT / "docs/quickstart.yaml").read_text(encoding="utf-8"))) <= FIELDS
 
