@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -19,7 +20,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lrsegformer.choices import ARCHITECTURES
 from lrsegformer.cli.certify import main as certify
+from lrsegformer.cli.evaluate import main as evaluate
+from lrsegformer.cli.export import main as export
 from lrsegformer.cli.finetune import main, parse_arguments
+from lrsegformer.cli.predict import main as predict
 from lrsegformer.cli.robustness import main as robustness
 from lrsegformer.data import load_data
 from lrsegformer.data.dataset import collate
@@ -140,10 +144,15 @@ def test_every_command_takes_the_run_and_refuses_the_adapter_alone(run, tmp_path
     task, folder = run
     certify(["--model", str(folder), *DATA, "--radii", "0.1", "--output_dir", str(tmp_path / "certificates")])
     assert (tmp_path / "certificates" / "results.md").is_file()
+    Image.new("RGB", (50, 40), "white").save(tmp_path / "image.png")
+    predict([str(folder), str(tmp_path / "image.png"), "--output_dir", str(tmp_path / "predictions")])
+    evaluate([str(folder), "--output_dir", str(tmp_path / "evaluation")])
+    assert (tmp_path / "evaluation" / "evaluation.json").is_file() and any((tmp_path / "predictions").iterdir())
     for name in (folder / "adapter", folder / "checkpoint-2"):
-        for command in (certify, robustness):
+        for command, option in ((certify, ["--models"]), (robustness, ["--models"]), (evaluate, []), (export, [])):
+            extra = ["--format", "stock"] if command is export else DATA
             with pytest.raises(SystemExit) as stop:
-                command(["--models", str(name), *DATA, "--output_dir", str(tmp_path / "none")])
+                command([*option, str(name), *extra, "--output_dir", str(tmp_path / "none")])
             assert stop.value.code == 2
             assert "without its model: give the folder of the finished run" in capsys.readouterr().err
         with pytest.raises(SystemExit):
