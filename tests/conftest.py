@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("default", max_examples=30, deadline=None)
     settings.register_profile("thorough", max_examples=1000, deadline=None)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+    config.pluginmanager.import_plugin("tests.selection")
     if config.getoption("dist", "no") != "no":
         return
     import torch

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -73,15 +74,18 @@ def _folders_of_names(module: str, texts: set[str]) -> set[str]:
     return {own, *(text[:-1] for text in texts if text.startswith(f"{PACKAGE}.") and text.endswith("."))}
 
 
-IMPORTS = {
-    module: set(FILES) & set(imported(module, path.read_text(encoding="utf-8"))) - {module}
-    for module, path in FILES.items()
-}
+@cache
+def imports() -> dict[str, set[str]]:
+    """What each module imports; read by the process that runs these tests, not by all that collect them."""
+    return {
+        module: set(FILES) & set(imported(module, path.read_text(encoding="utf-8"))) - {module}
+        for module, path in FILES.items()
+    }
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if module not in ROOF])
 def test_imports_go_down(module):
-    upward = [other for other in IMPORTS[module] if height_of(other) > height_of(module)]
+    upward = [other for other in imports()[module] if height_of(other) > height_of(module)]
     assert not upward, f"{module} imports {', '.join(sorted(upward))}, which lie above it"
 
 
@@ -94,14 +98,14 @@ def test_imports_go_down_inside_robustness(module):
     def height(other: str) -> int:
         return WINGS.index(other.split(".")[2])
 
-    inside = [other for other in IMPORTS[module] if other.startswith(f"{PACKAGE}.robustness.")]
+    inside = [other for other in imports()[module] if other.startswith(f"{PACKAGE}.robustness.")]
     upward = [other for other in inside if height(other) > height(module)]
     assert not upward, f"{module} imports {', '.join(sorted(upward))}, which lie above it"
 
 
 def test_no_circles():
     try:
-        TopologicalSorter(IMPORTS).prepare()
+        TopologicalSorter(imports()).prepare()
     except CycleError as error:
         pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
 

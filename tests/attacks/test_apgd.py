@@ -76,6 +76,7 @@ def test_the_clean_image_is_a_candidate(segmenter, scenes):
     assert torch.equal(none.images, images)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
 @pytest.mark.parametrize("objective", ["cross_entropy", "jensen_shannon", "segpgd", "cospgd"])
 def test_not_worse_than_pgd_of_equal_steps(segmenter, scenes, threat, objective):

@@ -99,6 +99,7 @@ def test_a_change_of_tokens_moves_all_differences_by_the_incidence_at_most(block
     assert limit <= 2 * tokens.keys
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["huber", "smooth"])
 @pytest.mark.parametrize(("block", "slower"), [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0), (3, 1.0), (1, 0.6)])
 def test_energy_attention(block, slower, kind):

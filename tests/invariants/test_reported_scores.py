@@ -140,7 +140,7 @@ def assert_reported(results, accuracy, mean_iou):
     assert results["eval_mean_iou"] == pytest.approx(mean_iou, abs=1e-4)
 
 
-@pytest.mark.parametrize("eval_size", [48, 61])
+@pytest.mark.parametrize("eval_size", [pytest.param(48, marks=pytest.mark.slow), 61])
 def test_segmentation(frames, tmp_path, eval_size):
     options = ["--strategy", "stable_softplus", "--eval_size", str(eval_size)]
     folder, results = segment(frames, tmp_path / "run", *options)
@@ -160,7 +160,7 @@ def test_segmentation(frames, tmp_path, eval_size):
     assert_reported(results, *segmentation_scores(list(by_post_processing(vanilla, frames))))
 
 
-@pytest.mark.parametrize("eval_size", [48, 64])
+@pytest.mark.parametrize("eval_size", [pytest.param(48, marks=pytest.mark.slow), 64])
 def test_classification(photographs, tmp_path, eval_size):
     options = ["--strategy", "orthogonal", "--eval_size", str(eval_size)]
     folder, results = classify(photographs, tmp_path / "run", *options)
@@ -181,9 +181,15 @@ def test_classification(photographs, tmp_path, eval_size):
     assert classes == answers
 
 
-@pytest.mark.parametrize("option", ["--bf16", "--bf16_full_eval"])
-def test_precision_of_training_does_not_reach_the_scores(frames, photographs, tmp_path, option):
-    folder, results = segment(frames, tmp_path / "segmentation", option, "true")
+# One run with both where a run with either would tell the same; `make test-all` tries each.
+BOTH = ("--bf16", "true", "--bf16_full_eval", "true")
+
+
+@pytest.mark.parametrize(
+    "options", [BOTH, *(pytest.param(each, marks=pytest.mark.slow) for each in (BOTH[:2], BOTH[2:]))]
+)
+def test_precision_of_training_does_not_reach_the_scores(frames, photographs, tmp_path, options):
+    folder, results = segment(frames, tmp_path / "segmentation", *options)
     assert results["precision"] == "float32"
     assert AutoModelForSemanticSegmentation.from_pretrained(folder).dtype == torch.float32
     model = load_model("segmentation", str(folder), None)
@@ -191,7 +197,7 @@ def test_precision_of_training_does_not_reach_the_scores(frames, photographs, tm
     # The loss tells autocast from float32 to the fifth digit; scores of few pixels might not.
     assert results["eval_loss_task"] == pytest.approx(loss, rel=2e-6)
     assert_reported(results, *segmentation_scores(list(by_post_processing(folder, frames))))
-    folder, results = classify(photographs, tmp_path / "classification", option, "true")
+    folder, results = classify(photographs, tmp_path / "classification", *options)
     assert AutoModelForImageClassification.from_pretrained(folder).dtype == torch.float32
 
 

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+KINDS = ["linear", "conv1x1", "conv2d"]
+# Tracing is slow, and the twin of a 1x1 convolution traces what the linear layer does: `make test-all`.
+TRACED_KINDS = ["linear", pytest.param("conv1x1", marks=pytest.mark.slow), "conv2d"]
 
-@pytest.fixture(params=["linear", "conv1x1", "conv2d"])
+
+@pytest.fixture(params=KINDS)
 def build(request, variant):
     return {"linear": variant.build, "conv1x1": variant.build_conv, "conv2d": variant.build_conv2d}[request.param]
 
@@ -48,6 +52,7 @@ def assert_compiled_equals_eager(layer: nn.Module, backend: str) -> None:
     torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("build", TRACED_KINDS, indirect=True)
 def test_compiled_without_a_graph_break(active):
     assert_compiled_equals_eager(active, "aot_eager")
 
@@ -67,6 +72,7 @@ def test_compiled_bound_equals_eager(variant):
     torch.testing.assert_close(compiled(dtype=torch.bfloat16), layer.lipschitz_bound(dtype=torch.bfloat16))
 
 
+@pytest.mark.parametrize("build", TRACED_KINDS, indirect=True)
 def test_exported(active):
     inputs = inputs_of(active)
     program = torch.export.export(active, (inputs,))

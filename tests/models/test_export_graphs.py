@@ -13,10 +13,13 @@ CASES += [(strategy, scope, "segmentation") for strategy in STRATEGIES for scope
 CASES += [(strategy, "head", "classification") for strategy in STRATEGIES]
 CASES += [("spectral_norm", "network", "segmentation"), ("orthogonal", "network", "classification")]
 # Which module is exported, and how often, is a matter of the exporting, not of the strategy: a case of each kind in
-# `make test`, the others in `make test-all`.
+# `make test`, the others in `make test-all`. The model itself is exported there with each strategy and scope.
 FEW = [("stable_softplus", "projections", "segmentation"), ("orthogonal", "head", "segmentation")]
 FEW += [("spectral_norm", "head", "classification")]
+EACH = FEW + [(strategy, "head", "segmentation") for strategy in {None, *STRATEGIES} - {case[0] for case in FEW}]
+EACH += [("spectral_norm", "network", "segmentation")]
 CASES_OF_FEW = [pytest.param(case, marks=() if case in FEW else pytest.mark.slow) for case in CASES]
+CASES_OF_EACH = [pytest.param(case, marks=() if case in EACH else pytest.mark.slow) for case in CASES]
 # Tracing takes seconds a stage.
 ONE_STAGE = {
     "num_encoder_blocks": 2,
@@ -41,7 +44,7 @@ class Classes(nn.Module):
         return self.model(pixel_values).logits.softmax(dim=1)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.fixture(params=CASES_OF_EACH, ids=lambda case: "-".join(map(str, case)))
 def model(request, make_model):
     strategy, scope, task = request.param
     return make_model(strategy, scope, task, **ONE_STAGE)

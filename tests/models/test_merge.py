@@ -12,17 +12,20 @@ from lrsegformer.errors import InputError
 from lrsegformer.layers.base import LipschitzConstraint
 from lrsegformer.models.decode_head import LRSegformerDecodeHead
 from lrsegformer.models.normalization import CenteringBatchNorm2d
+from tests.selection import one_of_each
 
 CHANNELS = (8, 8, 16, 16)
 SIZES = [[(8, 8), (4, 4), (2, 2), (1, 1)], [(7, 9), (4, 5), (2, 3), (1, 2)]]
-CASES = [(None, "head")] + [(strategy, scope) for strategy in STRATEGIES for scope in ("head", "projections")]
+CASES = [("segmentation", None, "head")]
+CASES += [("segmentation", strategy, scope) for strategy in STRATEGIES for scope in ("head", "projections")]
 # An adapter's layer computes more than its weight says.
 WRAPPED = ["linear_fuse", "classifier", "linear_projections.1.proj"]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.fixture(params=one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))
 def model(request, make_model) -> LRSegformerForSemanticSegmentation:
-    return make_model(*request.param)
+    task, strategy, scope = request.param
+    return make_model(strategy, scope, task)
 
 
 def features_of(sizes, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -55,6 +58,7 @@ def written_out(head: LRSegformerDecodeHead, features: list[torch.Tensor]) -> to
     return functional.conv2d(hidden.relu(), matrix_of(head.classifier)[:, :, None, None], head.classifier.bias)
 
 
+@pytest.mark.parametrize("model", CASES, indirect=True, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("sizes", SIZES, ids=["powers", "odd"])

@@ -8,6 +8,7 @@ from torch import nn
 
 from lrsegformer import STRATEGIES
 from lrsegformer.errors import InputError
+from tests.selection import one_of_each
 
 peft = pytest.importorskip("peft")
 
@@ -19,7 +20,7 @@ HEADS = {"segmentation": ["decode_head"], "classification": ["classifier"]}
 TARGETS = ["q_proj", "v_proj"]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.fixture(params=one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))
 def model(request, make_model):
     task, strategy, scope = request.param
     return make_model(strategy, scope, task)
@@ -127,6 +128,7 @@ def test_an_adapter_is_saved_and_loaded(model, images, tmp_path):
     torch.testing.assert_close(loaded(images).logits, merged(images).logits, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("part", ["classifier", "linear_fuse", "batch_norm", "proj"])
 @pytest.mark.parametrize("strategy", [None, "geometric_mean", "orthogonal"])
 def test_parts_of_the_decode_head_may_be_saved_alone(make_model, images, labels, strategy, part):
@@ -159,6 +161,7 @@ ON_THE_HEAD = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("task", "targets"), [(task, each) for task, all_ in ON_THE_HEAD.items() for each in all_])
 def test_an_adapter_outside_a_constraint_is_refused(make_model, images, task, targets, strategy):
@@ -178,6 +181,7 @@ def test_an_adapter_outside_a_constraint_is_refused(make_model, images, task, ta
         assert adapted(images).logits.isfinite().all() and adapted.lipschitz_report()["layers"]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_all_linear_with_the_advice_of_the_refusal_works(make_model, images, task, strategy):

@@ -5,6 +5,7 @@ import torch
 from safetensors import safe_open
 
 from lrsegformer import STRATEGIES
+from tests.selection import one_of_each
 
 CASES = [
     ("segmentation", strategy, scope) for strategy in (None, *STRATEGIES) for scope in ("projections", "head")
@@ -12,7 +13,7 @@ CASES = [
 CASES += [(task, strategy, "network") for task in ("segmentation", "classification") for strategy in STRATEGIES]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.fixture(params=one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))
 def model(request, make_model):
     task, strategy, scope = request.param
     return make_model(strategy, scope, task=task)

@@ -20,25 +20,43 @@ import torch
 from transformers import SegformerForImageClassification, SegformerForSemanticSegmentation
 
 from lrsegformer import STRATEGIES, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
+from tests.selection import one_of_each
 
 # The stock names for it, which transformers 5 still takes, are part of the contract.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 
 # To the contract these are what stable_softplus and orthogonal are: a learned and a fixed constant. `make test-all`.
 OF_THE_SAME_KIND = ("geometric_mean", "spectral_norm")
-CASES = [("segmentation", None, "head"), ("classification", None, "head")]
-CASES += [
-    pytest.param((task, strategy, "head"), marks=[pytest.mark.slow] * (strategy in OF_THE_SAME_KIND))
-    for task in ("segmentation", "classification")
-    for strategy in STRATEGIES
-]
-CASES += [("segmentation", "orthogonal", "projections")]
-CASES += [("segmentation", "stable_softplus", "network"), ("classification", "spectral_norm", "network")]
-CASES += [
-    pytest.param((task, strategy, "network"), marks=pytest.mark.slow)
-    for task in ("segmentation", "classification")
-    for strategy in STRATEGIES
-]
+TASKS = ("segmentation", "classification")
+FAST = [(task, None, "head") for task in TASKS]
+FAST += [(task, strategy, "head") for task in TASKS for strategy in STRATEGIES if strategy not in OF_THE_SAME_KIND]
+FAST += [("segmentation", "orthogonal", "projections")]
+FAST += [("segmentation", "stable_softplus", "network"), ("classification", "spectral_norm", "network")]
+# `(task, strategy, scope)`; the slow ones last.
+PLACES = [(task, strategy, scope) for scope in ("head", "network") for task in TASKS for strategy in STRATEGIES]
+ALL_CASES = FAST + [case for case in PLACES if case not in FAST]
+TRACED = [case for case in ALL_CASES if case[2] != "projections"]
+CASES = [pytest.param(case, marks=[pytest.mark.slow] * (case not in FAST)) for case in ALL_CASES]
+
+
+def in_turn(names) -> list:
+    """Every name with every case. `make test` runs each name with both tasks, and of the task's cases one in turn."""
+    rows = []
+    for turn, name in enumerate(names):
+        for task in TASKS:
+            cases = [case for case in ALL_CASES if case[0] == task]
+            rows += [
+                pytest.param(
+                    name,
+                    case,
+                    marks=[pytest.mark.slow] * (place != turn % len(cases)),
+                    id="-".join([name, *map(str, case)]),
+                )
+                for place, case in enumerate(cases)
+            ]
+    return rows
+
+
 OURS = {"segmentation": LRSegformerForSemanticSegmentation, "classification": LRSegformerForImageClassification}
 STOCK = {"segmentation": SegformerForSemanticSegmentation, "classification": SegformerForImageClassification}
 
@@ -105,7 +123,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("call", "case"), in_turn(CALLS), indirect=["case"])
 def test_outputs_of_a_call(make_pair, pixels, call):
     stock, ours = make_pair(attn_implementation="eager")
     with torch.no_grad():
@@ -115,6 +133,7 @@ def test_outputs_of_a_call(make_pair, pixels, call):
         assert list(found) == list(expected)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("field", ["output_hidden_states", "output_attentions"])
 def test_fields_of_the_configuration_are_defaults_of_a_call(make_pair, pixels, field):
     stock, ours = make_pair(attn_implementation="eager")
@@ -139,6 +158,7 @@ def test_loss_by_position_and_by_keyword(pair, pixels):
     assert shape_of(pair[1](pixels, target(pair[1]))) == shape_of(pair[0](pixels, target(pair[0])))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("num_labels", [1, 2])
 def test_few_labels(make_pair, pixels, num_labels):
     stock, ours = make_pair(num_labels=num_labels)
@@ -215,7 +235,7 @@ SAVES = {
 }
 
 
-@pytest.mark.parametrize("way", SAVES)
+@pytest.mark.parametrize(("way", "case"), in_turn(SAVES), indirect=["case"])
 def test_saving_and_loading(pair, pixels, tmp_path, way):
     saving, loading = SAVES[way]
     names = []
@@ -295,6 +315,7 @@ def test_methods(pair):
     assert [*ours.state_dict()] == [*copy.deepcopy(ours).state_dict()]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing_changes_no_gradient(pair, pixels, reentrant):
     for model in pair:
@@ -316,6 +337,7 @@ def test_activation_checkpointing_changes_no_gradient(pair, pixels, reentrant):
             torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_precisions(pair, pixels, tmp_path, dtype):
     for model in pair:
@@ -337,6 +359,8 @@ class Logits(torch.nn.Module):
         return self.model(pixels).logits
 
 
+# Tracing is slow.
+@pytest.mark.parametrize("case", one_of_each(TRACED), indirect=True, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traced_by_torch_jit(pair, pixels):
     other_batch = torch.cat([pixels.flip(0), pixels[:1]])

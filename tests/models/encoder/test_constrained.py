@@ -14,6 +14,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.layers import LipschitzConstraint
 from lrsegformer.models import LRSegformerModel
 from lrsegformer.models.loading import MODEL_CLASSES
+from tests.selection import one_of_each
 
 TASKS = ("segmentation", "classification")
 LEARNED = [name for name in STRATEGIES if STRATEGIES[name].learns_constant]
@@ -21,10 +22,13 @@ LEARNED = [name for name in STRATEGIES if STRATEGIES[name].learns_constant]
 KEEPING = {"stable_softplus": {}, "geometric_mean": {}, "jacobian_norm": {}, "spectral_norm": {"constant": "initial"}}
 
 
-@pytest.fixture(params=[(task, strategy) for task in TASKS for strategy in STRATEGIES], ids="-".join)
+CASES = [(task, strategy, "network") for task in TASKS for strategy in STRATEGIES]
+
+
+@pytest.fixture(params=one_of_each(CASES), ids="-".join)
 def model(request, make_model):
-    task, strategy = request.param
-    return make_model(strategy, "network", task)
+    task, strategy, scope = request.param
+    return make_model(strategy, scope, task)
 
 
 def target_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
