@@ -49,7 +49,7 @@ $(VENV)/installed-bench: setup.cfg constraints.txt
 test: install-test
 	$(PYTEST) $(PYTEST_OPTIONS)
 
-# A thousand cases of every property instead of thirty, and the tests marked slow.
+# A thousand cases of every property instead of thirty, and the tests and combinations marked slow.
 test-all: install-test
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "" $(PYTEST_OPTIONS)
 
