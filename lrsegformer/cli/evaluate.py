@@ -14,7 +14,7 @@ from lrsegformer.inference.evaluation_arguments import (
     run_folder,
     with_data_of_run,
 )
-from lrsegformer.training.run_config import RUN_CONFIG_FILE
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
 
 DESCRIPTION = "Score a SegFormer checkpoint, ours or stock, of either task, on a labelled data set."
 REMEDIES = Remedies(

@@ -40,7 +40,7 @@ def main(task: str, argv: list[str] | None = None) -> None:
 def finetune_command(task: str, argv: Sequence[str], **defaults: Any) -> None:
     """Parse `argv` and run; the command line of the run, for its model card, is that of this process."""
     arguments = parse_arguments(task, argv, **defaults)
-    from lrsegformer.training.finetune import finetune
+    from lrsegformer.training.run.finetune import finetune
 
     words = program()
     finetune(task, *arguments, command=command_without_folders([*words, *sys.argv[len(words) :]]))

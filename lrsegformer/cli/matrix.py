@@ -144,7 +144,7 @@ def judge(requests: Sequence[Request]) -> list[Verdict]:
 
 def _verdict(request: Request) -> Verdict:
     from lrsegformer.models.loading import build_model
-    from lrsegformer.training.finetune import constraint_options, has_penalty
+    from lrsegformer.training.run.starting import constraint_options, has_penalty
     from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
     try:

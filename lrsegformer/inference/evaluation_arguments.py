@@ -13,7 +13,7 @@ from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS
 from lrsegformer.errors import InputError
 from lrsegformer.inference.arguments import PredictArguments, as_in, check_counts, check_protocol
 from lrsegformer.robustness.bench.arguments import BenchDataArguments
-from lrsegformer.training.run_config import RUN_CONFIG_FILE
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
 
 # Options that name a data set: one of them, and the run's own is not looked for.
 NAMING_OPTIONS = ("dataset", *FOLDER_OPTIONS)

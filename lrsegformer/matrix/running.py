@@ -16,7 +16,8 @@ from lrsegformer.matrix.planning import TRAIN, Cell, Plan, Step
 from lrsegformer.matrix.processes import CommandProcess
 from lrsegformer.matrix.summary import write_summary
 from lrsegformer.robustness.report.files import writing_to
-from lrsegformer.training.run_config import RUN_CONFIG_FILE, last_whole_checkpoint
+from lrsegformer.training.run.checkpoints import last_whole_checkpoint
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
 
 _LOOK_SECONDS = 0.5
 # By which option a command takes the model that it looks at, before its folder.

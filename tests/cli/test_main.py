@@ -151,7 +151,7 @@ def test_the_words_that_start_the_program(argv, words, monkeypatch):
 
 def test_the_card_shows_the_command(monkeypatch):
     commands = []
-    monkeypatch.setattr("lrsegformer.training.finetune.finetune", lambda *_, command: commands.append(command))
+    monkeypatch.setattr("lrsegformer.training.run.finetune.finetune", lambda *_, command: commands.append(command))
     monkeypatch.setattr(finetune, "parse_arguments", lambda *_, **__: ())
     for start in (["/venv/bin/lrsegformer", "finetune-seg"], ["/lib/lrsegformer/__main__.py", "finetune-seg"]):
         monkeypatch.setattr(sys, "argv", [*start, "--dataset", "/home/someone/camvid", "--hub_token=secret"])

@@ -10,7 +10,7 @@ from lrsegformer.cli.finetune import parse_arguments
 from lrsegformer.cli.parser import OneLineParser, find_option
 from lrsegformer.data.classes.names import read_class_names
 from lrsegformer.errors import InputError
-from lrsegformer.training.run_config import arguments_to_config, write_run_config
+from lrsegformer.training.run.run_config import arguments_to_config, write_run_config
 
 
 def parse(*argv: str, task: str = "segmentation"):

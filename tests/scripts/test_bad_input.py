@@ -145,7 +145,7 @@ def test_out_of_memory(explain, tiny, monkeypatch, error):
     def train(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("lrsegformer.training.finetune.LRSegformerTrainer.train", train)
+    monkeypatch.setattr("lrsegformer.training.run.finetune.LRSegformerTrainer.train", train)
     assert_words(explain(*tiny, *DIGITS), "out of memory", "--per_device_train_batch_size")
 
 
@@ -154,7 +154,7 @@ def test_interrupt(tiny, monkeypatch, tmp_path, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lrsegformer.training.finetune.LRSegformerTrainer.train", train)
+    monkeypatch.setattr("lrsegformer.training.run.finetune.LRSegformerTrainer.train", train)
     with pytest.raises(SystemExit) as stop:
         main("segmentation", [*tiny, *DIGITS])
     assert stop.value.code == 130
@@ -168,7 +168,7 @@ def test_other_errors_are_not_hidden(tiny, monkeypatch, tmp_path):
         raise RuntimeError("a bug")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lrsegformer.training.finetune.LRSegformerTrainer.train", train)
+    monkeypatch.setattr("lrsegformer.training.run.finetune.LRSegformerTrainer.train", train)
     with pytest.raises(RuntimeError, match="a bug"):
         main("segmentation", [*tiny, *DIGITS])
 

@@ -9,7 +9,7 @@ import lrsegformer
 from lrsegformer import LRSegformerTrainer, LRSegformerTrainingArguments
 from lrsegformer.errors import InputError
 from lrsegformer.models.loading import build_model
-from lrsegformer.training.finetune import _log_short_runs
+from lrsegformer.training.run.plan import log_short_runs
 
 
 class Images(Dataset):
@@ -121,10 +121,10 @@ def test_labels_that_do_not_fit_are_said_in_one_line(arguments, task, data, word
 def test_short_runs_leave_a_log(make_trainer):
     for steps, asked, expected in ((2, 50, 1), (300, 50, 30), (900, 50, 50), (300, 7, 7)):
         trainer = make_trainer(max_steps=steps, logging_steps=asked)
-        _log_short_runs(trainer)
+        log_short_runs(trainer)
         assert trainer.args.logging_steps == expected
     trainer = make_trainer(max_steps=-1, num_train_epochs=20.0, logging_steps=50)  # 12 images in batches of 4
-    _log_short_runs(trainer)
+    log_short_runs(trainer)
     assert trainer.args.logging_steps == 6
 
 

@@ -20,7 +20,7 @@ from lrsegformer.robustness.certificates.pictures import save_certified_picture
 from lrsegformer.robustness.certificates.rows import check_order
 from lrsegformer.robustness.certificates.text import certificates_text, unit_of
 from lrsegformer.robustness.report.files import csv_text, writing_to
-from lrsegformer.training.run_config import RUN_CONFIG_FILE, arguments_to_config
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE, arguments_to_config
 from lrsegformer.writing import write_whole
 
 REPORT_KIND = "certificates"

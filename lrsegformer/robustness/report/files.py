@@ -26,7 +26,7 @@ from lrsegformer.robustness.report.rows import (
     result_rows,
 )
 from lrsegformer.robustness.report.text import report_text
-from lrsegformer.training.run_config import RUN_CONFIG_FILE, arguments_to_config
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE, arguments_to_config
 from lrsegformer.writing import write_whole
 
 _CONDITION_COLUMNS = (

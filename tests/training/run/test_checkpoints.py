@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from lrsegformer.errors import InputError
-from lrsegformer.training.finetune import checkpoint_to_resume
-from lrsegformer.training.run_config import last_whole_checkpoint
+from lrsegformer.training.run.checkpoints import checkpoint_to_resume, last_whole_checkpoint
 
 
 def make_checkpoint(run: Path, step: int | str, state: str | None = "{}") -> Path:

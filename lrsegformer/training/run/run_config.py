@@ -1,7 +1,6 @@
-"""What a run's folder says of it: `run.yaml`, its options as `--config` takes them back, and its checkpoints."""
+"""`run.yaml`: the options of a run, as `--config` takes them back."""
 
 import dataclasses
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -42,20 +41,3 @@ def arguments_to_config(*arguments: Any) -> dict[str, Any]:
             config.pop(name, None)
     config.pop("resume_from_checkpoint", None)
     return {name: value for name, value in config.items() if value not in ([], {}) and not name.endswith("_token")}
-
-
-def last_whole_checkpoint(folder: str | Path) -> Path | None:
-    """
-    The last checkpoint of a run that was written to its end; `None` where there is none.
-
-    The Trainer writes its own state last: where a process was killed while it saved, that file is missing or cut
-    short.
-    """
-    by_step = {path.name.rpartition("-")[2]: path for path in Path(folder).glob("checkpoint-*")}
-    for step in sorted(filter(str.isdecimal, by_step), key=int, reverse=True):
-        try:
-            json.loads((by_step[step] / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return by_step[step]
-    return None
