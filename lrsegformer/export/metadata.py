@@ -11,9 +11,11 @@ from lrsegformer.extras import installed_versions
 from lrsegformer.models.loading import LipschitzModel
 
 INPUT, OUTPUT = "pixel_values", "logits"
+# Height and width that a certified network's constant is of, where nothing else is said.
+USUAL_SIZE = (512, 512)
 
 
-def metadata_of(source: Source) -> dict[str, Any]:
+def metadata_of(source: Source, size: tuple[int, int] = USUAL_SIZE) -> dict[str, Any]:
     """
     Plain values by name, the same in all formats.
 
@@ -36,20 +38,22 @@ def metadata_of(source: Source) -> dict[str, Any]:
         "multiple": source.multiple,
         "image_files": str(ImageReading.of_processor(source.processor)),
         "processor": source.processor.to_dict(),
-        "bound": guaranteed_bound(source.model),
+        "bound": guaranteed_bound(source.model, size),
         "exported_by": installed_versions(("lrsegformer", "torch", "transformers")),
     }
 
 
-def guaranteed_bound(model: LipschitzModel) -> dict[str, Any] | None:
+def guaranteed_bound(model: LipschitzModel, size: tuple[int, int] = USUAL_SIZE) -> dict[str, Any] | None:
     """
     What is proven of the matrices that are exported, `None` where nothing is: `of` (`"network"`, from the pixels on,
-    or `"head"`, from the stages' features on), `norm`, `value`, and a `note` on its reach. It holds in exact
+    or `"head"`, from the stages' features on), `norm`, `value`, a `note` on its reach, and of a network the
+    `image_size` (height, width) that it is of, which is `size`. It holds in exact
     arithmetic for the float32 matrices of the file; what rounds inside a runtime is not covered.
     """
-    report = model.lipschitz_report()
+    report = model.lipschitz_report(image_size=size)
     of = "network" if model.is_certified() else "head"
     part = report[of]
     if part["bound"] is None or not part["guaranteed"]:
         return None
-    return {"of": of, "norm": part["norm"], "value": part["bound"], "note": part["note"]}
+    at = {"image_size": part["image_size"]} if of == "network" else {}
+    return {"of": of, "norm": part["norm"], "value": part["bound"], "note": part["note"], **at}

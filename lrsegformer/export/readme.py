@@ -144,6 +144,8 @@ def _proven(bound: dict[str, Any] | None) -> str:
     if bound is None:
         return "No Lipschitz constant of this model is proven."
     whole = "network, from the pixels to the logits" if bound["of"] == "network" else "head alone, not from the pixels"
+    if "image_size" in bound:
+        whole += f", for an image of {bound['image_size'][1]}x{bound['image_size'][0]} pixels"
     return (
         f"Lipschitz constant of the {whole}: at most {round_up(bound['value'])} ({bound['norm']}). {bound['note']} It "
         "holds in exact arithmetic for the float32 matrices of this file; rounding inside a runtime is not covered."

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from lrsegformer.errors import InputError
 from lrsegformer.export.arguments import ExportArguments
-from lrsegformer.export.checks import Agreement
+from lrsegformer.export.checks import Agreement, check_shapes
 from lrsegformer.export.graph import trace
 from lrsegformer.export.metadata import metadata_of
 from lrsegformer.export.onnx_file import PACKAGES, write_onnx
@@ -82,7 +82,8 @@ def _write(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        metadata = metadata_of(source)
+        # The network's constant is that of an image of its fixed size, or of the processor's short side.
+        metadata = metadata_of(source, fixed or check_shapes(source)[0][2:])
         agreements: list[Agreement]
         if name == "stock":
             agreements = write_stock(source, unfinished)
