@@ -1,5 +1,7 @@
 """Small models with known answers, and a classifier of real digits."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -33,8 +35,8 @@ class PerPixelLinear(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def linear():
-    return Linear
+def linear() -> Callable[[torch.Tensor, torch.Tensor], nn.Module]:
+    return lambda weight, bias: Linear(weight, bias).eval()
 
 
 @pytest.fixture(scope="session")

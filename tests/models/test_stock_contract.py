@@ -362,7 +362,10 @@ class Logits(torch.nn.Module):
 # Tracing is slow.
 @pytest.mark.parametrize("case", one_of_each(TRACED), indirect=True, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_traced_by_torch_jit(pair, pixels):
+def test_traced_by_torch_jit(make_pair, pixels):
+    two_stages = {"num_encoder_blocks": 2, "depths": (1, 1), "sr_ratios": (8, 4), "hidden_sizes": (8, 16)}
+    two_stages |= {"patch_sizes": (7, 3), "strides": (4, 2), "num_attention_heads": (1, 2), "mlp_ratios": (4, 4)}
+    pair = make_pair(**two_stages)
     other_batch = torch.cat([pixels.flip(0), pixels[:1]])
     for model in map(Logits, pair):
         with torch.no_grad():

@@ -26,6 +26,7 @@ def saved(folder):
     return {file.parent.name: load_file(file) for file in folder.rglob("model.safetensors")}
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("rate", ["1e9", "1e30"])
 def test_a_learning_rate_that_is_too_high(explain, tmp_path, task, rate):

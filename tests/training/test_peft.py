@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from lrsegformer import STRATEGIES
+from tests.selection import one_of_each
 
 peft = pytest.importorskip("peft")
 
 TASKS = ["segmentation", "classification"]
-CASES = [(task, strategy) for task in TASKS for strategy in (None, *STRATEGIES)]
-RESUMED = [(task, strategy) for task in TASKS for strategy in (None, "stable_softplus", "orthogonal")]
+CASES = [(task, strategy, "head") for task in TASKS for strategy in (None, *STRATEGIES)]
+RESUMED = [case for case in CASES if case[1] in (None, "stable_softplus", "orthogonal")]
 HEADS = {"segmentation": ["decode_head"], "classification": ["classifier"]}
 
 
@@ -35,8 +36,9 @@ def make_peft_trainer(make_trainer, make_adapted, tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("task", "strategy"), CASES)
-def test_logs_and_scores_of_a_run_with_an_adapter(make_peft_trainer, task, strategy):
+@pytest.mark.parametrize("case", one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))
+def test_logs_and_scores_of_a_run_with_an_adapter(make_peft_trainer, case):
+    task, strategy, _ = case
     trainer = make_peft_trainer(task, strategy, eval_strategy="steps", eval_steps=1)
     before = trainer.model.lipschitz_report()
     trainer.train()
@@ -58,8 +60,9 @@ def test_logs_and_scores_of_a_run_with_an_adapter(make_peft_trainer, task, strat
         assert scores["eval_loss_lipschitz"] == pytest.approx(trainer.args.lambda_lip * penalty.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("task", "strategy"), RESUMED)
-def test_a_resumed_run_ends_where_the_whole_one_does(make_peft_trainer, make_model, tmp_path, task, strategy):
+@pytest.mark.parametrize("case", one_of_each(RESUMED), ids=lambda case: "-".join(map(str, case)))
+def test_a_resumed_run_ends_where_the_whole_one_does(make_peft_trainer, make_model, tmp_path, case):
+    task, strategy, _ = case
     whole = make_peft_trainer(task, strategy, "whole", save_strategy="steps", save_steps=1)
     whole.train()
     resumed = make_peft_trainer(task, strategy, "resumed")

@@ -161,7 +161,7 @@ def test_checkpointed_gradients_are_equal(make_model, images):
         return [parameter.grad.clone() for parameter in model.parameters()]
 
     plain = gradients()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     for one, other in zip(gradients(), plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
