@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +22,8 @@ from lrsegformer.export.readme import write_readme
 from lrsegformer.export.source import Source, open_source
 from lrsegformer.export.stock import write_stock
 from lrsegformer.extras import require
+from lrsegformer.output_folder import check_place
+from lrsegformer.writing import writing_to
 
 logger = logging.get_logger(__name__)
 
@@ -43,7 +46,7 @@ def export(model: str, arguments: ExportArguments) -> list[Path]:
         [`~lrsegformer.errors.InputError`]: the model cannot be read or not be written so, a package is missing, a
             folder is there already, or an export does not agree with the model. A folder that is returned is whole.
     """
-    folders = _new_folders(arguments)
+    root, folders = Path(arguments.output_dir), _new_folders(arguments)
     if "onnx" in arguments.format:
         for package in PACKAGES:
             require(package)
@@ -53,19 +56,18 @@ def export(model: str, arguments: ExportArguments) -> list[Path]:
     program = cache(lambda: trace(source, arguments.fixed_size))
     for name, folder in folders.items():
         logger.info(f"Writing {name} ...")
-        _write(source, name, folder, program, arguments.fixed_size)
+        with writing_to(root):
+            _write(source, name, folder, program, arguments.fixed_size)
     return list(folders.values())
 
 
 def _new_folders(arguments: ExportArguments) -> dict[str, Path]:
     """The folder of each format, none of which is there yet."""
     root = Path(arguments.output_dir)
-    for above in (root, *root.parents):
-        if above.exists() and not above.is_dir():
-            raise InputError(f"--output_dir {root}: {above} is a file; give a folder.")
+    check_place(root)
     folders = {name: root / name for name in arguments.format}
     for folder in folders.values():
-        if folder.exists():
+        if os.path.lexists(folder):
             raise InputError(f"--output_dir {root} holds an export already ({folder}): give another folder.")
     return folders
 

@@ -11,6 +11,7 @@ from typing import Any
 from lrsegformer.hub.markdown import one_line, plain, table
 from lrsegformer.hub.sections import current_sections, sections_text
 from lrsegformer.hub.tables import METRIC_NAMES, bounds_section, is_finite
+from lrsegformer.writing import write_whole
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 SEGFORMER_LICENSE = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
@@ -110,7 +111,7 @@ def write_model_card(
         segformer_license=SEGFORMER_LICENSE,
     )
     path = folder / "README.md"
-    path.write_text(card.content.rstrip() + "\n", encoding="utf-8")
+    write_whole(path, card.content.rstrip() + "\n")
     return path
 
 

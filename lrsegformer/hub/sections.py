@@ -17,9 +17,11 @@ from typing import Any
 
 from transformers.utils import logging
 
+from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.hub.digests import file_digests, joint_digest
-from lrsegformer.writing import write_whole
+from lrsegformer.output_folder import claim
+from lrsegformer.writing import write_whole, writing_to, written_aside
 
 logger = logging.get_logger(__name__)
 
@@ -67,16 +69,19 @@ def keep_results(
         logger.warning(f"{folder / CARD} stays as it is: the folder holds another model by now than was measured.")
         return False
     try:
-        if draw is not None:
-            unfinished = folder / f"{kind}.part.png"
-            draw(unfinished)
-            os.replace(unfinished, folder / f"{kind}.png")
-        text = json.dumps(without_nan({**results, "files": dict(measured)}), indent=1)
-        write_whole(folder / f"{kind}.json", text + "\n")
-        sections = {**current_sections(folder), kind: section.strip()}
-        write_whole(folder / CARD, _with_sections(_read(folder), sections, joint_digest(measured)))
-    except OSError as error:
-        logger.warning(f"{folder / CARD} does not get its section {kind} ({error.strerror}).")
+        names = f"{kind}.json", f"{kind}.png"
+        claim(folder, [CARD], is_own=True, option="model")
+        claim(folder, names, _measured_model(folder / names[0]) is not None, option="model")
+        with writing_to(folder, "model"):
+            if draw is not None:
+                with written_aside(folder / names[1]) as unfinished:
+                    draw(unfinished)
+            text = json.dumps(without_nan({**results, "files": dict(measured)}), indent=1)
+            write_whole(folder / names[0], text + "\n")
+            sections = {**current_sections(folder), kind: section.strip()}
+            write_whole(folder / CARD, _with_sections(_read(folder), sections, joint_digest(measured)))
+    except InputError as error:
+        logger.warning(f"{folder / CARD} does not get its section {kind}: {error}.")
         return False
     logger.info(f"Card: {folder / CARD} shows the {kind}.")
     return True
@@ -108,13 +113,17 @@ def outdated_files(folder: str | os.PathLike) -> list[str]:
     folder, names = Path(folder), []
     for kind in KINDS:
         path = folder / f"{kind}.json"
-        try:
-            of = json.loads(path.read_text(encoding="utf-8")).get("files") if path.is_file() else None
-        except (OSError, ValueError, AttributeError):
-            of = {}
-        if of is not None and of != file_digests(folder):
+        if path.is_file() and _measured_model(path) != file_digests(folder):
             names += [path.name, f"{kind}.png"]
     return names
+
+
+def _measured_model(path: Path) -> Mapping[str, str] | None:
+    """The digests of the model that a file of results is of; `None` where it is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _with_sections(card: str, sections: Mapping[str, str], digest: str) -> str:

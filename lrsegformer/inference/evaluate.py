@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from lrsegformer.inference.predictor import OPTION, Predictor
 from lrsegformer.inference.protocol import Protocol, warn_of_places
 from lrsegformer.inference.scoring import SIZES, ProtocolInputs, Scored, score
 from lrsegformer.inference.worst import save_worst
+from lrsegformer.output_folder import claim
 from lrsegformer.robustness.bench.checkpoints import (
     Checkpoint,
     check_classes,
@@ -40,13 +39,12 @@ from lrsegformer.robustness.bench.checkpoints import (
 )
 from lrsegformer.robustness.bench.data import open_splits, with_saved_reading
 from lrsegformer.robustness.bench.runs import processes
-from lrsegformer.robustness.report.files import writing_to
-from lrsegformer.writing import write_whole
+from lrsegformer.writing import write_whole, writing_to, written_aside
 
 logger = logging.get_logger(__name__)
 
 _PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "numpy", "pillow")
-RESULTS_FILE, WORST_FILE = "evaluation.json", "worst.png"
+RESULTS_FILE, WORST_FILE, CONFUSION_FILE = "evaluation.json", "worst.png", "confusion_matrix_{}"
 # What two evaluations have to share for their protocols to stand in one file.
 _IDENTITY = ("model", "weights", "input", "dataset", "split", "num_images", "class_names")
 
@@ -79,6 +77,7 @@ def evaluate(
     (checkpoint,) = find_checkpoints([model], OPTION)
     _check_task(checkpoint, arguments.protocols)
     folder = Path(arguments.output_dir or f"reports/evaluation/{checkpoint.label.replace('/', '-')}")
+    claim_evaluation(folder)
     processor = scoring_processor(checkpoint, data_arguments.eval_size)
     data_arguments = with_saved_reading(data_arguments, {checkpoint.label: processor})
     with state.main_process_first():
@@ -129,13 +128,19 @@ def _described(
     }
 
 
+def claim_evaluation(folder: Path) -> None:
+    """[`~lrsegformer.output_folder.claim`] for an evaluation, whose folders are known by their `evaluation.json`."""
+    earlier = _read_results(folder)
+    claim(folder, (RESULTS_FILE, CONFUSION_FILE.format("*"), WORST_FILE), is_evaluation(earlier))
+
+
+def is_evaluation(found: Mapping[str, Any] | None) -> bool:
+    """Whether it is what an `evaluation.json` holds."""
+    return found is not None and found.keys() >= {*_IDENTITY, "protocols"}
+
+
 def refuse_another_evaluation(folder: Path, described: Mapping[str, Any]) -> None:
-    """
-    Raises [`~lrsegformer.errors.InputError`] where the folder holds an evaluation of something else, or a file stands
-    in its place.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder} is a file: give a folder")
+    """Raises [`~lrsegformer.errors.InputError`] where the folder holds an evaluation of something else."""
     earlier = _read_results(folder)
     if earlier is None:
         return
@@ -192,9 +197,11 @@ def _write_results(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
 def _copy_into_run(folder: Path, found: Mapping[str, Any]) -> None:
     """`evaluation.json` beside the run's model, and its section of the card; a line where that cannot be written."""
     try:
-        report = _write_results(folder, found)
-    except OSError as error:
-        logger.warning(f"{folder} gets no copy of {RESULTS_FILE}: {error.strerror}.")
+        claim(folder, [RESULTS_FILE], is_evaluation(_read_results(folder)), "MODEL")
+        with writing_to(folder, "MODEL"):
+            report = _write_results(folder, found)
+    except InputError as error:
+        logger.warning(f"The run gets no copy of {RESULTS_FILE}: {error}.")
         return
     if found["input"] == input_size(load_processor(str(folder))):
         keep_results(folder, "evaluation", report, evaluation_section(report), found["files"])
@@ -209,9 +216,9 @@ def _write_confusion(folder: Path, scored: Scored, described: Mapping[str, Any])
         rows = [["true \\ predicted", *names], *([one, *row] for one, row in zip(names, counts.tolist(), strict=True))]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        write_whole(folder / f"confusion_matrix_{name}.csv", text.getvalue())
+        write_whole(folder / f"{CONFUSION_FILE.format(name)}.csv", text.getvalue())
         title = f"{described['model']} on {described['dataset']}, {described['split']}: {name}"
-        with written_aside(folder / f"confusion_matrix_{name}.png") as path:
+        with written_aside(folder / f"{CONFUSION_FILE.format(name)}.png") as path:
             save_confusion_matrix(counts, names, path, title, unit)
 
 
@@ -223,12 +230,3 @@ def _write_worst(folder: Path, predictor: Predictor, dataset: ImageDataset, scor
     title = f"{len(worst)} of {len(scored.images)} images, the worst by {what} ({predictor.protocol.name})"
     with written_aside(folder / WORST_FILE) as path:
         save_worst(predictor, dataset, worst, title, path)
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside a file, of the same ending, to write to; it is renamed into the file's place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.stem}.part{path.suffix}")
-    yield unfinished
-    os.replace(unfinished, path)

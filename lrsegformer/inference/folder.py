@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,10 +15,16 @@ from lrsegformer.errors import InputError
 from lrsegformer.inference.files import InputFile, natural_key
 from lrsegformer.inference.pictures import confidence_picture, overlay_with_legend, radius_picture
 from lrsegformer.inference.prediction import ClassPrediction, MapPrediction
-from lrsegformer.writing import write_whole
+from lrsegformer.output_folder import claim
+from lrsegformer.writing import write_whole, written_aside
 
 IDENTITY_FILE, DONE_FILE, UNREADABLE_FILE = "predict.json", "done.jsonl", "unreadable.txt"
 TABLES = {"segmentation": "class_shares.csv", "classification": "predictions.csv"}
+# All that predictions are made of, for [`~lrsegformer.output_folder.claim`].
+FILES = (
+    *(IDENTITY_FILE, DONE_FILE, UNREADABLE_FILE, *TABLES.values()),
+    *("classes", "overlays", "confidence", "certified_radius"),
+)
 TOP_CLASSES = 5
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
 
@@ -106,13 +111,13 @@ class PredictionFolder:
             pictures[f"certified_radius/{name}.npy"] = lambda file: np.save(file, radius)
             pictures[f"certified_radius/{name}.png"] = lambda file: radius_picture(radius).save(file, format="PNG")
         for made, save in pictures.items():
-            _write_aside(self.folder / made, save)
+            with written_aside(self.folder / made) as unfinished, open(unfinished, "wb") as file:
+                save(file)
         return list(pictures)
 
     def _check(self, identity: Mapping[str, Any]) -> None:
         path = self.folder / IDENTITY_FILE
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"--output_dir {self.folder} is a file: give a folder")
+        claim(self.folder, FILES, path.is_file())
         if not path.is_file():
             if self.folder.is_dir() and any(self.folder.iterdir()):
                 raise InputError(f"--output_dir {self.folder} holds other files: give a new folder")
@@ -150,15 +155,6 @@ def stamp_of(path: Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
-
-
-def _write_aside(path: Path, save: Callable[[BinaryIO], None]) -> None:
-    """Write beside the file and rename into its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    with open(unfinished, "wb") as file:
-        save(file)
-    os.replace(unfinished, path)
 
 
 def _results(prediction: MapPrediction | ClassPrediction) -> dict[str, Any]:

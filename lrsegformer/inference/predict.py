@@ -27,7 +27,7 @@ from lrsegformer.robustness.bench.checkpoints import (
     weights_fingerprint,
 )
 from lrsegformer.robustness.bench.runs import processes
-from lrsegformer.robustness.report.files import writing_to
+from lrsegformer.writing import writing_to
 
 logger = logging.get_logger(__name__)
 

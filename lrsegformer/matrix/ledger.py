@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,14 @@ from typing import Any
 from lrsegformer.errors import InputError
 from lrsegformer.matrix.definition import COORDINATES
 from lrsegformer.matrix.planning import TRAIN, Cell, Plan
-from lrsegformer.robustness.report.files import writing_to
-from lrsegformer.writing import write_whole
+from lrsegformer.output_folder import claim
+from lrsegformer.writing import write_whole, writing_to
 
 MATRIX_FILE = "matrix.json"
 LOCK_FILE = "matrix.lock"
 DONE, FAILED, PENDING = "done", "failed", "pending"
+# What stands in the lock's file: nothing, while a process is about to write itself down.
+_OWNER = re.compile(r"(process \d+ on .*\n?)?")
 _FIELDS = {*COORDINATES, "name", "folder", "status", "seconds", "error", "steps"}
 _NEW_STEP = {"status": PENDING, "attempts": 0, "seconds": 0.0, "error": None}
 
@@ -31,11 +34,14 @@ def sole_owner(folder: Path) -> Iterator[None]:
     Holds the folder's lock, which the system releases with this process, however it ends.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: another process holds it, or the folder cannot be written.
+        [`~lrsegformer.errors.InputError`]: another process holds it, its file is none that a matrix wrote, or the
+            folder cannot be written.
     """
+    lock = folder / LOCK_FILE
     with writing_to(folder):
+        claim(folder, [LOCK_FILE], not lock.exists() or bool(_OWNER.fullmatch(lock.read_text(errors="replace"))))
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK_FILE, "a+", encoding="utf-8")
+        file = open(lock, "a+", encoding="utf-8")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

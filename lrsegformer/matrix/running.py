@@ -11,13 +11,23 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from lrsegformer.matrix.ledger import DONE, FAILED, PENDING, Ledger, holds_training, sole_owner
+from lrsegformer.matrix.ledger import (
+    DONE,
+    FAILED,
+    MATRIX_FILE,
+    PENDING,
+    Ledger,
+    holds_training,
+    read_entries,
+    sole_owner,
+)
 from lrsegformer.matrix.planning import TRAIN, Cell, Plan, Step
 from lrsegformer.matrix.processes import CommandProcess
-from lrsegformer.matrix.summary import write_summary
-from lrsegformer.robustness.report.files import writing_to
+from lrsegformer.matrix.summary import SUMMARY_FILES, write_summary
+from lrsegformer.output_folder import check_place, claim
 from lrsegformer.training.run.checkpoints import last_whole_checkpoint
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
+from lrsegformer.writing import writing_to
 
 _LOOK_SECONDS = 0.5
 # By which option a command takes the model that it looks at, before its folder.
@@ -63,6 +73,8 @@ def run_plan(
         [`~lrsegformer.errors.InputError`]: the folder is another matrix's, or cannot be written; before any cell runs.
         `KeyboardInterrupt`: after the running cells were stopped.
     """
+    check_place(folder)
+    claim(folder, (MATRIX_FILE, *SUMMARY_FILES), bool(read_entries(folder)))
     with sole_owner(folder):
         ledger = Ledger(folder, plan)
         stop = Event()

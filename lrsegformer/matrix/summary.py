@@ -13,9 +13,10 @@ from lrsegformer.matrix.definition import COORDINATES
 from lrsegformer.matrix.ledger import DONE, FAILED
 from lrsegformer.matrix.measures import CERTIFIED, MAIN_SCORE, MEASURED, SCORES, Measure, cell_measures
 from lrsegformer.matrix.planning import TRAIN
-from lrsegformer.robustness.report.files import csv_text, writing_to
-from lrsegformer.writing import write_whole
+from lrsegformer.robustness.report.files import csv_text
+from lrsegformer.writing import write_whole, writing_to
 
+SUMMARY_FILES = ("summary.csv", "summary.md")
 _GROUPED_BY = tuple(name for name in COORDINATES if name != "seed")
 _COLUMNS = ("configuration", *_GROUPED_BY, "source", "condition", "score", "kind", "n", "mean", "spread", "seeds")
 _WHAT = (
@@ -55,8 +56,9 @@ def write_summary(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """
     measures = {entry["name"]: cell_measures(folder, entry) for entry in entries}
     with writing_to(folder):
-        write_whole(folder / "summary.csv", csv_text(_COLUMNS, _csv_lines(entries, measures)))
-        write_whole(folder / "summary.md", _text(entries, measures))
+        table, text = (folder / name for name in SUMMARY_FILES)
+        write_whole(table, csv_text(_COLUMNS, _csv_lines(entries, measures)))
+        write_whole(text, _text(entries, measures))
 
 
 def _grouped(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -265,7 +265,7 @@ ROUND_TRIPS = {
 def test_run_configuration_is_taken_back(tmp_path, name):
     task, argv = ROUND_TRIPS[name]
     arguments = parse(*argv, task=task)
-    write_run_config(str(tmp_path), *arguments)
+    write_run_config(tmp_path, "finetune-seg", *arguments)
     again = parse_arguments(task, ["--config", str(tmp_path / "run.yaml")])
     assert again[:2] == arguments[:2]
     assert again[2].to_dict() == arguments[2].to_dict()
@@ -279,7 +279,7 @@ def test_run_configuration_is_short_and_without_secrets(tmp_path):
 
 
 def test_run_configuration_fits_another_number_of_processes(config_file, tmp_path, monkeypatch):
-    write_run_config(str(tmp_path), *parse("--total_batch_size", "12"))
+    write_run_config(tmp_path, "finetune-seg", *parse("--total_batch_size", "12"))
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setattr("transformers.TrainingArguments.__post_init__", lambda self: setattr(self, "_n_gpu", 0))
     _, _, training = parse("--config", str(tmp_path / "run.yaml"))

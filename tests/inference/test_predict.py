@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lrsegformer import writing
 from lrsegformer.cli import predict
 from lrsegformer.cli.failures import run_or_explain
 from lrsegformer.inference import Predictor, folder, stream
@@ -136,7 +137,7 @@ def test_a_crash_leaves_no_half_written_file(run, saved_models, photographs, tmp
     def fail(*arguments, **named):
         raise OSError(28, "No space left on device", "x.png")
 
-    monkeypatch.setattr(folder.os, "replace", fail)
+    monkeypatch.setattr(writing.os, "replace", fail)
     with pytest.raises(SystemExit) as stop:
         run_or_explain(
             lambda: predict._run(

@@ -14,6 +14,7 @@ from lrsegformer.robustness.certificates.pictures import CertifiedPicture, save_
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.report.files import write_report
 from lrsegformer.robustness.report.sheets import Sample, save_sheet
+from lrsegformer.training.run.run_config import write_run_config
 
 # Whatever a name holds, it has to come out as text.
 CLASSES = ("<script>alert('class')</script>", "road & lane")
@@ -92,7 +93,8 @@ def make_bench(folder: Path, models: list[Path]) -> None:
     context["inputs"] = {model.name: {"size": "short side 64", "subset": "0123456789abcdef"} for model in models}
     context["bounds"] = dict.fromkeys((model.name for model in models), None)
     options = [RobustnessArguments(models=[str(model) for model in models]), DataArguments(dataset="digits")]
-    write_report(folder, cells, context, {}, [], options)
+    write_report(folder, cells, context, {}, [])
+    write_run_config(folder, "robustness", *options)
 
 
 def make_sample() -> Sample:

@@ -104,7 +104,7 @@ def test_too_few_samples_and_folders_that_cannot_be_used(explain, model, tmp_pat
     assert_words(line, "--n 10", "1024 pixels", "at least")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "results.json").write_text("{}")
-    assert_words(explain("--model", model, *DIGITS, "--output_dir", "other"), "other", "another report")
+    assert_words(explain("--model", model, *DIGITS, "--output_dir", "other"), "other", "holds results.json")
     assert_words(explain("--model", model, *DIGITS, "--output_dir", "/proc"), "/proc", "--output_dir")
     assert not list(tmp_path.rglob("results.md"))
 

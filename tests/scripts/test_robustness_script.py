@@ -187,7 +187,7 @@ def test_output_folder_that_cannot_be_written(explain, models, fails_measuring, 
     assert_words(explain("--models", models["digits"], *DIGITS, "--output_dir", "/proc"), "/proc", "--output_dir")
     (tmp_path / "report" / "cells.jsonl").mkdir(parents=True)
     line = explain("--models", models["digits"], *DIGITS, "--output_dir", "report")
-    assert_words(line, "report/cells.jsonl", "Is a directory", "--output_dir")
+    assert_words(line, "--output_dir report holds cells.jsonl", "give another --output_dir")
 
 
 def test_run_on_classification(script, models, tmp_path, capsys, caplog):

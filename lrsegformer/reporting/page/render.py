@@ -12,11 +12,13 @@ from markupsafe import Markup, escape
 
 from lrsegformer.hub.markdown import plain
 from lrsegformer.hub.markdown import table as markdown_table
+from lrsegformer.output_folder import mark_of
 from lrsegformer.reporting.groups import Arena
 from lrsegformer.reporting.page.sections import Section
 from lrsegformer.reporting.reading.collection import Collection
 from lrsegformer.reporting.tables.table import Cell, Table
 
+COMMAND = "report"
 _FOLDER = Path(__file__).parent
 
 
@@ -34,6 +36,7 @@ def html_page(title: str, sections: Sequence[Section], arenas: Sequence[Arena], 
     # Drawn here, from numbers; all text in them has been escaped by the writer of XML.
     environment.filters |= {"drawing": Markup, "breakable": _breakable}
     return environment.get_template("page.html.j2").render(
+        mark=mark_of(COMMAND),
         title=title,
         sections=sections,
         arenas=arenas,
@@ -47,7 +50,11 @@ def html_page(title: str, sections: Sequence[Section], arenas: Sequence[Arena], 
 
 def markdown_page(title: str, sections: Sequence[Section], collection: Collection) -> str:
     """The tables of the page; charts and pictures are in the HTML alone."""
-    parts = [f"# {plain(title)}", f"{_made()}. Numbers in brackets name the files of a row, listed at the end."]
+    parts = [
+        f"<!-- {mark_of(COMMAND)} -->",
+        f"# {plain(title)}",
+        f"{_made()}. Numbers in brackets name the files of a row, listed at the end.",
+    ]
     for section in sections:
         parts.append(f"## {section.title}")
         if not section.blocks:

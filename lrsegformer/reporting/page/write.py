@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from lrsegformer.errors import InputError
+from lrsegformer.output_folder import claim, command_of
 from lrsegformer.reporting.groups import arenas_of
-from lrsegformer.reporting.page.render import html_page, markdown_page
+from lrsegformer.reporting.page.render import COMMAND, html_page, markdown_page
 from lrsegformer.reporting.page.sections import sections_of
 from lrsegformer.reporting.reading.collection import collect
+from lrsegformer.writing import write_whole, writing_to
 
 
 class Written(NamedTuple):
@@ -40,23 +43,18 @@ def write_page(folders: Sequence[str | os.PathLike], output: str | os.PathLike, 
         raise InputError(f"--output {output}: the page is HTML; give a name that ends in .html")
     if html.is_dir():
         raise InputError(f"--output {output} is a folder; give the name of a file in it")
+    markdown = html.with_suffix(".md")
+    for path in (html, markdown):
+        claim(html.parent, [glob.escape(path.name)], command_of(path) == COMMAND, "--output")
     collection = collect(folders)
     arenas = arenas_of(collection)
     sections = sections_of(arenas, collection)
-    markdown = html.with_suffix(".md")
     texts = {
         html: html_page(title, sections, arenas, collection),
         markdown: markdown_page(title, sections, collection),
     }
-    try:
-        html.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(html.parent, "--output"):
         for path, text in texts.items():
-            unfinished = path.with_name(f"{path.name}.part")
-            unfinished.write_text(text, encoding="utf-8", errors="replace")
-            os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(
-            f"--output {output}: {error.filename or 'the file'} cannot be written ({error.strerror}); make room or "
-            "give another name"
-        ) from error
+            # Names of files that are no UTF-8 come as lone surrogates, which no text file takes.
+            write_whole(path, text.encode("utf-8", errors="replace").decode("utf-8"))
     return Written(html, markdown, collection.left_out)

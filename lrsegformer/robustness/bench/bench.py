@@ -31,11 +31,14 @@ from lrsegformer.robustness.bench.planning import prepare
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.report.card import keep_robustness
-from lrsegformer.robustness.report.files import SHEETS, write_report, writing_to
+from lrsegformer.robustness.report.files import FILES, SHEETS, write_report
 from lrsegformer.robustness.report.sheets import Sample, save_sheet
+from lrsegformer.training.run.run_config import claim_by_mark, write_run_config
+from lrsegformer.writing import writing_to, written_aside
 
 logger = logging.get_logger(__name__)
 
+COMMAND = "robustness"
 PACKAGES = ("lrsegformer", "torch", "transformers", "accelerate", "numpy", "pillow")
 
 
@@ -60,6 +63,7 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
             wherever that can be known.
     """
     state = processes()
+    claim_by_mark(arguments.output_dir, COMMAND, FILES)
     checkpoints = find_checkpoints(arguments.models)
     arguments.check_task(checkpoints[0].task)
     packages = needed_packages(arguments)
@@ -67,6 +71,8 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
         require(package)
     with state.main_process_first():
         prepared = prepare(checkpoints, arguments, data_arguments)
+    if state.is_main_process:
+        write_run_config(arguments.output_dir, COMMAND, arguments, prepared.data_arguments)
     file = CellFile(arguments.output_dir)
     finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
     versions = package_versions(packages)
@@ -90,8 +96,7 @@ def run_bench(arguments: RobustnessArguments, data_arguments: BenchDataArguments
             cells.append(cell)
         # After each model, so that a run that is stopped has a report of those before.
         if state.is_main_process:
-            options = (arguments, prepared.data_arguments)
-            report = write_report(arguments.output_dir, cells, context, prepared.subsets(), arguments.eps, options)
+            report = write_report(arguments.output_dir, cells, context, prepared.subsets(), arguments.eps)
             if data_arguments.eval_size is None:
                 keep_robustness(checkpoint.name, report, checkpoint.label)
     return broadcast_object_list([report])[0]
@@ -173,8 +178,9 @@ def score_cell(
     if state.is_main_process:
         if samples:
             title = f"{model.label}, {condition.label}"
-            with writing_to(arguments.output_dir):
-                save_sheet(samples, title, data.names, Path(arguments.output_dir) / SHEETS / cell["sheet"])
+            sheet = Path(arguments.output_dir) / SHEETS / cell["sheet"]
+            with writing_to(arguments.output_dir), written_aside(sheet) as path:
+                save_sheet(samples, title, data.names, path)
         file.append(cell)
     finished[key] = cell
     return cell, True

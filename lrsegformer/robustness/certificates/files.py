@@ -9,8 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import yaml
-
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.robustness.bench.bench import PreparedModel
 from lrsegformer.robustness.bench.planning import Prepared
@@ -19,12 +17,17 @@ from lrsegformer.robustness.certificates.curves import save_certified_curves
 from lrsegformer.robustness.certificates.pictures import save_certified_picture
 from lrsegformer.robustness.certificates.rows import check_order
 from lrsegformer.robustness.certificates.text import certificates_text, unit_of
-from lrsegformer.robustness.report.files import csv_text, writing_to
-from lrsegformer.training.run.run_config import RUN_CONFIG_FILE, arguments_to_config
-from lrsegformer.writing import write_whole
+from lrsegformer.robustness.report.files import SHEETS, SUBSETS, csv_text
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
+from lrsegformer.writing import write_whole, writing_to, written_aside
 
 REPORT_KIND = "certificates"
 PICTURES = "pictures"
+# All that a report is made of, for [`~lrsegformer.output_folder.claim`]; the finished cells belong to it.
+FILES = (
+    *(RUN_CONFIG_FILE, "cells.jsonl", "results.json", "results.md", "results.csv", "curves.png"),
+    *(PICTURES, SHEETS, SUBSETS),
+)
 _COLUMNS = (
     *("model", "method", "reach", "norm", "radius", "probability"),
     *("clean_accuracy", "certified_accuracy", "per_pixel_accuracy", "collective_accuracy", "certified_share"),
@@ -82,11 +85,10 @@ def write_certificates(
         scores = ("accuracy", "mean_iou") if context["task"] == "segmentation" else ("accuracy",)
         columns = (*_COLUMNS, *(f"{name}_{score}" for name in attacks for score in scores))
         write_whole(folder / "results.csv", csv_text(columns, (_flat(row) for row in rows)))
-        save_certified_curves(models, rows, folder / "curves.png")
+        with written_aside(folder / "curves.png") as path:
+            save_certified_curves(models, rows, path)
         for fingerprint, names in prepared.subsets().items():
-            write_whole(folder / "subsets" / f"{fingerprint}.txt", "".join(f"{Path(name).name}\n" for name in names))
-        options = arguments_to_config(arguments, prepared.data_arguments)
-        write_whole(folder / RUN_CONFIG_FILE, yaml.safe_dump(options, sort_keys=False))
+            write_whole(folder / SUBSETS / f"{fingerprint}.txt", "".join(f"{Path(name).name}\n" for name in names))
     return report
 
 
@@ -119,7 +121,8 @@ def _save_pictures(
         for picture in result.found.get(norm, {}).get("pictures", ()):
             path = folder / PICTURES / f"{start}{picture.position}.png"
             title = f"{label}, image {picture.position}"
-            save_certified_picture(picture, title, unit_of(norm), radii, context["class_names"], path)
+            with written_aside(path) as unfinished:
+                save_certified_picture(picture, title, unit_of(norm), radii, context["class_names"], unfinished)
         if norm in result.found:
             names += [f"{start}{position}.png" for position in range(arguments.pictures)]
     return [name for name in names if (folder / PICTURES / name).exists()]

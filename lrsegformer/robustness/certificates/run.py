@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
 from lrsegformer.certification.smoothing import Smoothing
-from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.extras import require
 from lrsegformer.hub.digests import file_digests
@@ -30,15 +28,18 @@ from lrsegformer.robustness.bench.planning import Prepared, prepare
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.robustness.certificates.card import keep_certificates
-from lrsegformer.robustness.certificates.files import REPORT_KIND, ModelResult, write_certificates
+from lrsegformer.robustness.certificates.files import FILES, REPORT_KIND, ModelResult, write_certificates
 from lrsegformer.robustness.certificates.measuring import certify, smooth
 from lrsegformer.robustness.certificates.proven import NETWORK, proof_of
 from lrsegformer.robustness.certificates.resizing import resizings_of
 from lrsegformer.robustness.certificates.rows import proven_rows, smoothed_rows, uncertified_rows
 from lrsegformer.robustness.conditions import Condition
 from lrsegformer.robustness.report.rows import result_rows
+from lrsegformer.training.run.run_config import claim_by_mark, write_run_config
 
 logger = logging.get_logger(__name__)
+
+COMMAND = "certify"
 
 
 def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataArguments) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
             clean one; no table is written.
     """
     state = processes()
-    refuse_another_report(arguments.output_dir)
+    claim_by_mark(arguments.output_dir, COMMAND, FILES)
     smoothing = Smoothing(**arguments.smoothing_options()) if arguments.smoothing else None
     checkpoints = find_checkpoints(arguments.models)
     arguments.check_task(checkpoints[0].task)
@@ -73,6 +74,8 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
         require(package)
     with state.main_process_first():
         prepared = prepare(checkpoints, arguments.bench_arguments(), data_arguments)
+    if state.is_main_process:
+        write_run_config(arguments.output_dir, COMMAND, arguments, prepared.data_arguments)
     file = CellFile(arguments.output_dir)
     finished = broadcast_object_list([file.read() if state.is_main_process else None])[0]
     versions = package_versions(packages)
@@ -95,22 +98,6 @@ def run_certificates(arguments: CertificateArguments, data_arguments: BenchDataA
         for checkpoint in checkpoints if data_arguments.eval_size is None else ():
             keep_certificates(checkpoint.name, report, checkpoint.label)
     return broadcast_object_list([report])[0]
-
-
-def refuse_another_report(folder: str) -> None:
-    """
-    Raises [`~lrsegformer.errors.InputError`] where the folder holds a report that is none of certificates, or a file
-    stands in its place.
-    """
-    path = Path(folder) / "results.json"
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("report")
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    if kind != REPORT_KIND:
-        raise InputError(f"--output_dir {folder} holds another report ({path.name}): give a folder of its own")
 
 
 def _conditions(arguments: CertificateArguments) -> list[tuple[Condition, Any]]:

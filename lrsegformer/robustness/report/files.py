@@ -6,14 +6,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lrsegformer.errors import InputError
 from lrsegformer.evaluation.scores import without_nan
 from lrsegformer.robustness.metrics.counting import from_json
 from lrsegformer.robustness.report.curves import save_robustness_curves
@@ -26,8 +22,8 @@ from lrsegformer.robustness.report.rows import (
     result_rows,
 )
 from lrsegformer.robustness.report.text import report_text
-from lrsegformer.training.run.run_config import RUN_CONFIG_FILE, arguments_to_config
-from lrsegformer.writing import write_whole
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
+from lrsegformer.writing import write_whole, writing_to, written_aside
 
 _CONDITION_COLUMNS = (
     "model",
@@ -45,7 +41,12 @@ _RUN_COLUMNS = (
     *("input", "images", "of", "subset", "seed"),
     *("seconds", "device", "processes", "versions", "warnings", "sheet"),
 )
-SHEETS = "sheets"
+SHEETS, SUBSETS = "sheets", "subsets"
+# All that a report is made of, for [`~lrsegformer.output_folder.claim`]; the finished cells belong to it.
+FILES = (
+    *(RUN_CONFIG_FILE, "cells.jsonl", "results.json", "results.md", "results.csv", "per_class.csv", "curves.png"),
+    *(SHEETS, SUBSETS),
+)
 _SCORES = {
     "segmentation": ("mean_iou", "mean_accuracy", "accuracy", "precision", "recall", "f1", "matthews_correlation"),
     "classification": ("accuracy", "precision", "recall", "f1", "matthews_correlation"),
@@ -59,7 +60,6 @@ def write_report(
     context: Mapping[str, Any],
     subsets: Mapping[str, Sequence[str]],
     radii: Sequence[float],
-    options: Sequence[Any],
 ) -> dict[str, Any]:
     """
     Write every file of the report, over what was there; each file is whole at any time.
@@ -72,7 +72,6 @@ def write_report(
             of its `files`, and `bounds`: for each model the proven bound of its head, or `None`.
         subsets (`dict`): names of the images of every subset, by its fingerprint.
         radii (sequence of `float`): where minimum-norm attacks are read off.
-        options (sequence of dataclass instances): of the command line, for `run.yaml`.
 
     Returns:
         `dict`: what `results.json` holds.
@@ -97,25 +96,11 @@ def write_report(
         write_whole(folder / "results.md", report_text(report))
         write_whole(folder / "results.csv", csv_text(columns, (_flat(row) for row in rows)))
         write_whole(folder / "per_class.csv", csv_text((*_CONDITION_COLUMNS, *_PER_CLASS), class_lines))
-        save_robustness_curves(rows, SHOWN[task], folder / "curves.png")
+        with written_aside(folder / "curves.png") as path:
+            save_robustness_curves(rows, SHOWN[task], path)
         for fingerprint, names in subsets.items():
-            write_whole(
-                folder / "subsets" / f"{fingerprint}.txt", "".join(f"{name}\n" for name in _short_names(names))
-            )
-        write_whole(folder / RUN_CONFIG_FILE, yaml.safe_dump(arguments_to_config(*options), sort_keys=False))
+            write_whole(folder / SUBSETS / f"{fingerprint}.txt", "".join(f"{name}\n" for name in _short_names(names)))
     return report
-
-
-@contextmanager
-def writing_to(folder: str | Path) -> Iterator[None]:
-    """Turns the operating system's refusal to write, or a full disk, into an `InputError` that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"--output_dir {folder}: {error.filename or 'a file'} cannot be written ({error.strerror}); make room or "
-            "give another folder (what is finished is kept)"
-        ) from error
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

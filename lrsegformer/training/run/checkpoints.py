@@ -7,7 +7,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from lrsegformer.errors import InputError
-from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
+from lrsegformer.training.run.run_config import RUN_CONFIG_FILE, holds_run
 
 logger = logging.get_logger(__name__)
 
@@ -21,11 +21,8 @@ def checkpoint_to_resume(output_dir: str, requested: str | None) -> str | None:
         continuation was and there is nothing to continue.
     """
     folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {output_dir} is a file: give a folder.")
     if requested is None or requested.lower() == "false":
-        marks = [folder / RUN_CONFIG_FILE, folder / "config.json", *folder.glob("checkpoint-*")]
-        if any(mark.exists() for mark in marks):
+        if holds_run(folder):
             raise InputError(
                 f"--output_dir {output_dir} holds another run: give another folder, or continue that run with "
                 "--resume_from_checkpoint."

@@ -14,12 +14,13 @@ from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.hub.pushing import explained, upload_later
 from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, merged, save_adapters
+from lrsegformer.output_folder import check_place
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.progress import TimeEstimate
 from lrsegformer.training.run.checkpoints import checkpoint_to_resume
 from lrsegformer.training.run.outputs import print_summary, write_run_outputs
 from lrsegformer.training.run.plan import adapter_in_words, log_short_runs, say_plan, variant
-from lrsegformer.training.run.run_config import write_run_config
+from lrsegformer.training.run.run_config import COMMANDS, RUN_CONFIG_FILE, claim_run, write_run_config
 from lrsegformer.training.run.starting import check_best_metric, start_model, warn_of_idle_penalty
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
@@ -48,7 +49,9 @@ def finetune(
     arguments = training_arguments
     arguments.output_dir = arguments.output_dir or f"runs/{task}-{variant(model_arguments)}"
     check_best_metric(arguments, task)
+    check_place(arguments.output_dir)
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
+    claim_run(arguments.output_dir, task, checkpoint)
     _show_progress(arguments)
     set_seed(arguments.seed)
     base_model = None if model_arguments.architecture else model_arguments.model_name_or_path
@@ -73,8 +76,8 @@ def finetune(
     if model_arguments.lora_r is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise InputError("--lora_r needs a whole model on each device: leave out FSDP and DeepSpeed.")
     if trainer.is_world_process_zero():
-        if checkpoint is None:
-            write_run_config(arguments.output_dir, model_arguments, data_arguments, arguments)
+        if checkpoint is None or not (Path(arguments.output_dir) / RUN_CONFIG_FILE).is_file():
+            write_run_config(arguments.output_dir, COMMANDS[task], model_arguments, data_arguments, arguments)
         say_plan(trainer, splits, model_arguments)
     log_short_runs(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)

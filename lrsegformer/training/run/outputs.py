@@ -27,6 +27,7 @@ from lrsegformer.hub.card import write_model_card
 from lrsegformer.models.loading import LipschitzModel
 from lrsegformer.training.class_weights import count_labels
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+from lrsegformer.writing import write_whole, written_aside
 
 PICTURES = ("curves.png", "bounds.png", "samples.png")
 # Of `evaluate_as_saved`, by which the scores of a run are made.
@@ -79,11 +80,14 @@ def write_run_outputs(
             "versions": installed_versions(_PACKAGES),
         }
     )
-    (folder / "all_results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    save_curves(state.log_history, folder / "curves.png")
+    write_whole(folder / "all_results.json", json.dumps(results, indent=2) + "\n")
+    with written_aside(folder / "curves.png") as path:
+        save_curves(state.log_history, path)
     if holds_bounds(state.log_history):
-        save_bounds(state.log_history, folder / "bounds.png")
-    _save_sample_sheet(model, task, splits, folder / "samples.png")
+        with written_aside(folder / "bounds.png") as path:
+            save_bounds(state.log_history, path)
+    with written_aside(folder / "samples.png") as path:
+        _save_sample_sheet(model, task, splits, path)
     scored, of = results["validation_images"]["scored"], results["validation_images"]["of"]
     write_model_card(
         folder,

@@ -223,7 +223,7 @@ def test_the_files_of_a_report(folders, stand_in, prepared_stand_in, tmp_path):
 
 def test_a_folder_with_another_report_is_left_alone(folders, tmp_path):
     (tmp_path / "results.json").write_text('{"task": "segmentation"}')
-    with pytest.raises(InputError, match="another report"):
+    with pytest.raises(InputError, match="holds results.json, which this command did not write"):
         run(folders, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 

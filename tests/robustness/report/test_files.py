@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lrsegformer.data.arguments import DataArguments
 from lrsegformer.evaluation.picture_parts import read_parts
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
 from lrsegformer.robustness.conditions import Condition
@@ -251,7 +250,6 @@ def test_report_files(cells, tmp_path):
         make_context(bounds=bounds),
         {"0a": ["/x/y/a.png", "/x/z/b.png"], "1b": ["row 1"]},
         arguments.eps,
-        (arguments, DataArguments(dataset="pictures")),
     )
     assert json.loads((tmp_path / "results.json").read_text()) == report
     text = (tmp_path / "results.md").read_text()
@@ -265,7 +263,6 @@ def test_report_files(cells, tmp_path):
     assert (tmp_path / "subsets" / "0a.txt").read_text() == "y/a.png\nz/b.png\n"
     assert (tmp_path / "subsets" / "1b.txt").read_text() == "row 1\n"
     assert not list(tmp_path.rglob("*.part"))
-    assert "eps:\n- 0.5\n- 2.0" in (tmp_path / "run.yaml").read_text()
 
     rows = list(csv.DictReader(open(tmp_path / "results.csv")))
     assert len(rows) == len(report["rows"]) == 13
@@ -289,7 +286,7 @@ def test_names_are_read_as_they_are_written(tmp_path):
     ]
     bound = {"strategy": "orthogonal", "norm": "l2", "bound": 1.0, "guaranteed": True, "note": "To logits."}
     context = make_context("classification", bounds={name: bound}, dataset="my\n# data")
-    write_report(tmp_path, cells, context, {}, [], [])
+    write_report(tmp_path, cells, context, {}, [])
     text = (tmp_path / "results.md").read_text()
     named = [line for line in text.splitlines() if line.startswith("|") and r"runs/a\|b \*c\*" in line]
     # Three comparisons, two tables of corruptions, gradients, bounds, and four rows of the long table.
@@ -299,9 +296,8 @@ def test_names_are_read_as_they_are_written(tmp_path):
 
 
 def test_report_of_clean_images_alone(tmp_path):
-    arguments = RobustnessArguments(models=["a"], output_dir=str(tmp_path))
     context = make_context("classification", bounds={"ours": None}, images=100)
-    write_report(tmp_path, [make_cell("ours", CLEAN, 9)], context, {"0a": ["row 1"]}, [], [arguments, DataArguments()])
+    write_report(tmp_path, [make_cell("ours", CLEAN, 9)], context, {"0a": ["row 1"]}, [])
     text = (tmp_path / "results.md").read_text()
     assert "all 100 validation images" in text and "| clean | 90.00 |" in text
     assert "Proven" not in text and "Attacks" not in text
