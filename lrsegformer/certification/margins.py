@@ -19,18 +19,24 @@ of each pair of rows in the place of `sqrt(2)` times the largest.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lrsegformer.certification.settled_cells import OPEN, SettledCells, settled_cells, with_edges
 from lrsegformer.errors import InputError
 from lrsegformer.evaluation.prediction import check_logits
-from lrsegformer.kernels.bilinear import BandedUpsampling, full_precision_products
+from lrsegformer.kernels.bilinear import BandedUpsampling, full_precision_products, upsampling_error
+from lrsegformer.kernels.cells import CellsOfAxis, cells_of_axis, upsample_cells
 
-# The two upsampled logits of a margin are each off by at most 6 roundings of float32 (along each axis the weight, the
-# product and the sum) of the largest logit: 12 * 2^-24 in all. This is 16 * 2^-24.
-UPSAMPLING_SLACK = 2.0**-20
+# Looking at cells first pays where they hold several pixels, and most of them settle what these are.
+FEWEST_PIXELS_OF_CELL = 4
+LARGEST_OPEN_SHARE = 0.5
+# Entries of upsampled cells held at a time.
+CHUNK_ENTRIES_ON_CPU = 2**17
+CHUNK_ENTRIES = 2**26
 # More than the roundings of a difference, an inverse distance, a product and a quotient in float32 (5 * 2^-24).
 ROUNDING_DOWN = 1 - 1e-6
 
@@ -78,10 +84,11 @@ def inverse_distances(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def certified_pixels(logits: Tensor, inverse: Tensor, size: tuple[int, int] | None = None) -> CertifiedPixels:
     """
-    The classes of logits and their certified distances, in one pass over bands of the upsampled logits.
+    The classes of logits and their certified distances.
 
-    The classes are those of [`~lrsegformer.evaluation.predict_classes`]. A distance is rounded down: it covers the
-    rounding of the upsampling, of the table and of its own arithmetic. It does not cover the rounding inside the
+    Upsampled logits are looked at only where the pixels that they come from differ in class, and band by band where
+    those are many. The classes are those of [`~lrsegformer.evaluation.predict_classes`]. A distance is rounded down:
+    it covers the rounding of the upsampling, of the table and of its own arithmetic. It does not cover that inside the
     network's forward pass, so it speaks of the network in exact arithmetic at the logits that were computed.
 
     Args:
@@ -107,18 +114,20 @@ def certified_pixels(logits: Tensor, inverse: Tensor, size: tuple[int, int] | No
     maps = logits if logits.ndim == 4 else logits[:, :, None, None]
     classes = torch.empty(batch, *target, dtype=_class_dtype(num_labels), device=logits.device)
     distances = torch.empty(batch, *target, dtype=torch.float32, device=logits.device)
-    # At their own size logits are taken as they are.
-    slack_share = UPSAMPLING_SLACK if target != tuple(maps.shape[2:]) else 0.0
+    # A margin is the difference of two logits. What the bound of their error has to spare covers the slack's rounding.
+    slack_share = 2 * upsampling_error(maps.shape[2:], target)
     slacks = torch.linalg.vector_norm(maps.flatten(1), ord=torch.inf, dim=1).float() * slack_share
     upsampling = BandedUpsampling(num_labels, maps.shape[2:], target, torch.float32, maps.device, with_gradient=False)
-    scratch = None
+    cells = _cells(maps.shape[2:], target, maps.device)
     with full_precision_products():
         for image in range(batch):
-            for rows, band in upsampling.bands_of(maps[image]):
-                # The first band is as large as any: memory taken anew for each would be a large part of the time.
-                scratch = torch.empty_like(band).flatten() if scratch is None else scratch
-                found = _certify_band(band, inverse, slacks[image], scratch[: band.numel()])
-                classes[image, rows], distances[image, rows] = found
+            found = CertifiedPixels(classes[image], distances[image])
+            logits_of_image, slack = maps[image].float(), slacks[image]
+            settled = None if cells is None else settled_cells(logits_of_image, inverse, slack)
+            if settled is not None and (settled.classes == OPEN).float().mean() <= LARGEST_OPEN_SHARE:
+                _certify_by_cells(upsampling, cells, logits_of_image, settled, inverse, slack, found)
+            else:
+                _certify_every_pixel(upsampling, logits_of_image, inverse, slack, found)
     if logits.ndim == 2:
         return CertifiedPixels(classes[:, 0, 0], distances[:, 0, 0])
     return CertifiedPixels(classes, distances)
@@ -126,6 +135,69 @@ def certified_pixels(logits: Tensor, inverse: Tensor, size: tuple[int, int] | No
 
 def _class_dtype(num_labels: int) -> torch.dtype:
     return torch.uint8 if num_labels <= 256 else torch.int16
+
+
+def _cells(size: Sequence[int], target: Sequence[int], device: torch.device) -> tuple[CellsOfAxis, CellsOfAxis] | None:
+    """The cells along rows and columns, where it pays to look at them."""
+    if target[0] * target[1] < FEWEST_PIXELS_OF_CELL * size[0] * size[1]:
+        return None
+    rows, columns = (cells_of_axis(old, new, device) for old, new in zip(size, target, strict=True))
+    return None if rows is None or columns is None else (rows, columns)
+
+
+def _certify_every_pixel(
+    upsampling: BandedUpsampling, logits: Tensor, inverse: Tensor, slack: Tensor, found: CertifiedPixels
+) -> None:
+    """Fill in what is found of an image's logits `(num_labels, height, width)`, looking at all of its pixels."""
+    scratch = None
+    for rows, band in upsampling.bands_of(logits):
+        # The first band is as large as any: memory taken anew for each would be a large part of the time.
+        scratch = torch.empty_like(band).flatten() if scratch is None else scratch
+        found.classes[rows], found.distances[rows] = _certify_band(band, inverse, slack, scratch[: band.numel()])
+
+
+def _certify_by_cells(
+    upsampling: BandedUpsampling,
+    cells: tuple[CellsOfAxis, CellsOfAxis],
+    logits: Tensor,
+    settled: SettledCells,
+    inverse: Tensor,
+    slack: Tensor,
+    found: CertifiedPixels,
+) -> None:
+    """The same, looking only at the pixels of cells that their corners leave open."""
+    rows, columns = cells
+    for band_rows, band in upsampling.bands_of(settled.distances):
+        torch.amin(band, dim=1, out=found.distances[band_rows])
+    found.classes.copy_(settled.classes.index_select(1, columns.of_place).index_select(0, rows.of_place))
+    edged = with_edges(logits)
+    entries = CHUNK_ENTRIES_ON_CPU if logits.device.type == "cpu" else CHUNK_ENTRIES
+    at_once = max(1, entries // (len(logits) * rows.places.shape[1] * columns.places.shape[1]))
+    unsure = []
+    for part in (settled.classes == OPEN).nonzero().split(at_once):
+        values, places = upsample_cells(edged, rows, columns, *part.unbind(1))
+        classes, distances = _certify_band(values[None], inverse, slack, torch.empty_like(values).flatten())
+        found.classes.view(-1)[places] = classes[0].to(found.classes.dtype)
+        found.distances.view(-1)[places] = distances[0]
+        unsure.append(places[distances[0] <= 0])
+    _classify_as_bands_do(upsampling, logits, torch.cat(unsure) if unsure else None, found.classes)
+
+
+def _classify_as_bands_do(
+    upsampling: BandedUpsampling, logits: Tensor, places: Tensor | None, classes: Tensor
+) -> None:
+    """
+    Fill in the classes at some places of the flattened map: where two logits are equal to rounding, the class is the
+    one that [`~lrsegformer.evaluation.predict_classes`] finds.
+    """
+    if places is None or len(places) == 0:
+        return
+    width = classes.shape[1]
+    wanted = set(places.div(width, rounding_mode="floor").tolist())
+    for rows, band in upsampling.bands_of(logits, rows=wanted):
+        inside = places[(places >= rows.start * width) & (places < rows.stop * width)]
+        values = band[inside.div(width, rounding_mode="floor") - rows.start, :, inside % width]
+        classes.view(-1)[inside] = values.argmax(dim=1).to(classes.dtype)
 
 
 def _certify_band(band: Tensor, inverse: Tensor, slack: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +239,8 @@ def certified_radii(distances: Tensor, constant: float) -> Tensor:
         raise InputError(f"a Lipschitz constant of {constant}: a certificate needs a number that is not negative.")
     if constant == 0:
         return torch.where(distances > 0, torch.inf, 0.0)
-    if math.isinf(constant):
+    factor = min(ROUNDING_DOWN / constant, torch.finfo(torch.float32).max)
+    if factor < torch.finfo(torch.float32).tiny:
+        # Infinite, or so large that float32 cannot divide by it; and 0 times an infinite distance is no number.
         return torch.zeros_like(distances)
-    return (distances.double() / constant * ROUNDING_DOWN).float()
+    return distances * factor

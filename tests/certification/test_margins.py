@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from lrsegformer.certification import margins
 from lrsegformer.certification.margins import certified_pixels, certified_radii, inverse_distances
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.evaluation import predict_classes
@@ -43,6 +44,67 @@ def test_distances_are_those_of_the_definition_rounded_down(seed, num_labels, he
     assert (found.distances.double() >= expected * (1 - 1e-5) - 1e-5 * largest).all()
 
 
+def regions(seed, num_labels, size, kind):
+    """Logits of an image of a few regions, with boundaries, and where asked for with ties."""
+    generator = torch.Generator().manual_seed(seed)
+    high_and_wide = torch.randn(1, num_labels, 2, 2, generator=generator)
+    logits = 2 * functional.interpolate(high_and_wide, size, mode="nearest")
+    logits += 0.2 * torch.randn(1, num_labels, *size, generator=generator)
+    return {"regions": logits, "ties": logits.round(), "near ties": 1e-6 * logits + 1}[kind]
+
+
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([2, 3, 11, 150]),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    st.sampled_from(["regions", "ties", "near ties"]),
+    st.sampled_from(["apart", "one pair", "all"]),
+)
+def test_cells_certify_no_more_than_the_definition(seed, num_labels, size, new_size, kind, coinciding):
+    logits = regions(seed, num_labels, size, kind)
+    rows = torch.randn(num_labels, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if coinciding != "apart":
+        rows[: 2 if coinciding == "one pair" else num_labels] = rows[0].clone()
+    found = certified_pixels(logits, inverse_distances(rows), new_size)
+    upsampled = functional.interpolate(logits.double(), new_size, mode="bilinear", align_corners=False)
+    assert torch.equal(found.classes, predict_classes(logits, new_size))
+    expected = distances_of_classes(upsampled, found.classes, rows)
+    assert (found.distances.double() <= expected).all()
+    apart = torch.pdist(rows)
+    largest = logits.abs().max() / apart[apart > 0].min() if (apart > 0).any() else 0.0
+    # Positions are rounded where the factor is no power of two.
+    lack = expected * (1 - 1e-5) - 1e-4 * largest - found.distances
+    assert (lack[expected.isfinite()] <= 0).all()
+    margin = upsampled.topk(2, dim=1).values.diff(dim=1).abs().amin(dim=1)
+    assert found.distances[expected.isinf() & (margin > 1e-4 * logits.abs().max())].isinf().all()
+
+
+def distances_of_classes(logits, classes, rows):
+    """[`distances_by_definition`] of given classes, 0 where one is not the largest by rounding, without its loop."""
+    own = classes.long()[:, None]
+    margins = logits.gather(1, own) - logits
+    apart = torch.stack([torch.linalg.vector_norm(rows - row, dim=1) for row in rows])[own[:, 0]].movedim(-1, 1)
+    distances = torch.where(apart > 0, margins / apart, torch.where(margins > 0, torch.inf, 0.0))
+    return distances.scatter(1, own, torch.inf).amin(dim=1).clamp_min(0.0)
+
+
+@pytest.mark.parametrize("looks_at_cells", [False, True])
+def test_positions_that_are_rounded_are_covered(looks_at_cells, monkeypatch):
+    """Weights between 128 and 500 places are off by 2e-5: logits that tell neighbours apart strongly show it."""
+    monkeypatch.setattr(margins, "LARGEST_OPEN_SHARE", 1.0 if looks_at_cells else -1.0)
+    logits = torch.zeros(1, 2, 1, 128)
+    logits[0, 0] = 1000.0 * (torch.arange(128) % 2)
+    logits[0, 1] = -1.0 if looks_at_cells else 500.0
+    rows = torch.eye(2, dtype=torch.float64)
+    found = certified_pixels(logits, inverse_distances(rows), (1, 500))
+    upsampled = functional.interpolate(logits.double(), (1, 500), mode="bilinear", align_corners=False)
+    exact = distances_of_classes(upsampled, found.classes, rows)
+    assert (found.distances.double() <= exact).all()
+    as_computed = functional.interpolate(logits, (1, 500), mode="bilinear", align_corners=False).double()
+    assert (distances_of_classes(as_computed, found.classes, rows) > exact + 1e-3).any()
+
+
 def test_many_bands_and_classes_agree_with_few():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 300, 20, 60, generator=generator)
@@ -57,8 +119,10 @@ def test_many_bands_and_classes_agree_with_few():
     assert whole.classes.dtype == torch.int16
 
 
-def test_the_whole_map_of_upsampled_logits_is_never_held(largest_allocation):
-    logits, rows = torch.randn(1, 150, 60, 45), torch.randn(150, 8, dtype=torch.float64)
+@pytest.mark.parametrize("kind", ["regions", "noise"])
+def test_the_whole_map_of_upsampled_logits_is_never_held(largest_allocation, kind):
+    logits = torch.randn(1, 150, 60, 45) if kind == "noise" else regions(0, 150, (60, 45), kind)
+    rows = torch.randn(150, 8, dtype=torch.float64)
     inverse = inverse_distances(rows)
     whole = 4 * 150 * 480 * 360
     assert largest_allocation(lambda: certified_pixels(logits, inverse, (480, 360))) < whole / 8
@@ -112,7 +176,9 @@ def test_an_attack_just_above_the_radius_flips_and_just_below_does_not(scale):
 def test_radii_of_constants_at_the_edge():
     distances = torch.tensor([0.0, 1.0, math.inf])
     assert certified_radii(distances, 0.0).tolist() == [0.0, math.inf, math.inf]
-    assert certified_radii(distances, math.inf).tolist() == [0.0, 0.0, 0.0]
+    for constant in (math.inf, 1e39):
+        assert certified_radii(distances, constant).tolist() == [0.0, 0.0, 0.0]
+    assert certified_radii(distances, 1e-39).tolist() == [0.0, torch.finfo().max, math.inf]
     radii = certified_radii(distances, 4.0)
     assert radii[0] == 0 and 0.25 * (1 - 2e-6) < radii[1] <= 0.25 and radii[2] == math.inf
     for constant in (-1.0, math.nan):

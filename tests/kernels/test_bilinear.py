@@ -170,3 +170,28 @@ def test_bands_of_inference_mode_serve_training():
     maps = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     (first[0].weights @ maps[:, : first[0].source_stop]).square().sum().backward()
     assert torch.isfinite(maps.grad).all()
+
+
+def test_the_bands_of_some_rows_are_the_same_ones(small_bands):
+    maps = torch.randn(3, 9, 7)
+    upsampling = BandedUpsampling(3, (9, 7), (50, 20), torch.float32, maps.device, with_gradient=False)
+    whole = torch.cat([band.clone() for _, band in upsampling.bands_of(maps)])
+    held = []
+    for rows, band in upsampling.bands_of(maps, rows={3, 48}):
+        assert torch.equal(band, whole[rows])
+        held += range(rows.start, rows.stop)
+    assert {3, 48} <= set(held)
+
+
+@pytest.mark.parametrize(("size", "new_size"), [((4, 6), (32, 48)), ((5, 9), (15, 13)), ((1, 128), (3, 500))])
+def test_the_error_of_upsampling_is_bounded(size, new_size):
+    maps = torch.randn(200, *size)
+    found = torch.empty(200, *new_size)
+    upsampling = BandedUpsampling(200, size, new_size, torch.float32, maps.device, with_gradient=False)
+    for rows, band in upsampling.bands_of(maps):
+        found[:, rows] = band.transpose(0, 1)
+    exact = upsampled(maps.double()[None], new_size)[0]
+    error = ((found.double() - exact).abs().amax(dim=(1, 2)) / maps.abs().amax(dim=(1, 2))).max()
+    bound = bilinear.upsampling_error(size, new_size)
+    assert bound / 100 < error <= bound
+    assert bilinear.upsampling_error(size, size) == 0
