@@ -5,6 +5,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from accelerate.utils import find_batch_size, slice_tensors
 from torch.utils.data import DataLoader
 from transformers import IntervalStrategy, Trainer
 from transformers.utils import logging
@@ -19,7 +20,7 @@ from lrsegformer.training.finite import FiniteChecks
 from lrsegformer.training.loss_options import smooth_in_the_loss, train_for_certificates
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
-from lrsegformer.training.scoring import RunningScores
+from lrsegformer.training.scoring import RunningLoss, RunningScores, padded_rows
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -91,7 +92,7 @@ class LRSegformerTrainer(RunUploadMixin, StrictCheckpointMixin, Trainer):
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
         self._finite = FiniteChecks(args, at_once=args.device.type == "cpu")
         self._reset_parts()
-        self._last_eval_penalty: torch.Tensor | None = None
+        self._losses: RunningLoss | None = None
         self.add_callback(EpochOfData())
 
     def train(self, *args, **kwargs):
@@ -167,7 +168,8 @@ class LRSegformerTrainer(RunUploadMixin, StrictCheckpointMixin, Trainer):
             self._penalty_sum = self._penalty_sum.to(task_loss.device) + weighted.detach()
         else:
             weighted = penalty * self.args.lambda_lip
-            self._last_eval_penalty = weighted.detach()
+            if self._losses is not None and "labels" in inputs:
+                self._losses.add(task_loss, self._count(inputs["labels"])[0], weighted)
         step = self.state.global_step + model.training
         self._finite.see_losses(
             step, model.training, outputs["logits"].detach(), task_loss.detach(), weighted.detach()
@@ -317,18 +319,19 @@ class LRSegformerTrainer(RunUploadMixin, StrictCheckpointMixin, Trainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         if self._scores is not None:
             self._scores.reset()
-        self._last_eval_penalty = None
+        self._losses = losses = RunningLoss(self.accelerator)
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         except NotFiniteError:
             self._finite.check()  # It knows the step and the remedies.
             raise
+        finally:
+            self._losses = None
         self._finite.check()
-        loss = output.metrics.get(f"{metric_key_prefix}_loss")
-        if loss is not None:
-            penalty = 0.0 if self._last_eval_penalty is None else self._last_eval_penalty.item()
-            output.metrics[f"{metric_key_prefix}_loss_task"] = loss - penalty
-            output.metrics[f"{metric_key_prefix}_loss_lipschitz"] = penalty
+        if f"{metric_key_prefix}_loss" in output.metrics:  # Of transformers: the mean of the batches' means.
+            task, penalty = losses.parts()
+            parts = {"loss": task + penalty, "loss_task": task, "loss_lipschitz": penalty}
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in parts.items()})
         return output
 
     def prediction_step(
@@ -338,16 +341,24 @@ class LRSegformerTrainer(RunUploadMixin, StrictCheckpointMixin, Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, Any, Any]:
-        """During [`evaluate`], logits and labels become counts a sample, which is all that leaves the device."""
+        """
+        During [`evaluate`], logits and labels become counts a sample, which is all that leaves the device. Samples
+        that fill up the last batch of several processes are left out.
+        """
+        rows = find_batch_size(inputs)
+        if self._losses is not None and rows:
+            inputs = slice_tensors(inputs, slice(0, self._losses.begin_batch(rows)))
         if not self._scoring or prediction_loss_only or inputs.get("labels") is None:
             if ignore_keys is None:
                 ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", None) or []
             ignore_keys = [*ignore_keys, "lipschitz_penalty"]
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        return loss.detach(), *self._scores.of_batch(outputs["logits"], inputs["labels"])
+            loss, *others = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        else:
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            loss, others = loss.detach(), self._scores.of_batch(outputs["logits"], inputs["labels"])
+        return loss, *(None if each is None else padded_rows(each, rows) for each in others)
 
     # ---- files ----
 

@@ -25,6 +25,8 @@ CASES = (
     ("classification", "stable_softplus", 1),
 )
 TOTAL, STEPS, CLASSES, SIDE = 8, 2, 5, 32
+# A number that two processes cannot share evenly: of its last batch one of them has nothing of its own.
+EVALUATED = 5
 # The attack takes signs, so a gradient that is zero but for its rounding moves a pixel by up to two radii. At this one
 # such a pixel is below the tolerance, and the attack as a whole is far above it.
 ADVERSARIAL_EPS = 0.1
@@ -82,6 +84,20 @@ def start(task: str, strategy: str) -> torch.nn.Module:
     return model
 
 
+@torch.no_grad()
+def loss_by_hand(model: torch.nn.Module, dataset: Images) -> float:
+    """The mean over the valid pixels, or the images, of the data set, by torch's own loss, image by image."""
+    model.eval()
+    total, count = 0.0, 0
+    for image in (dataset[index] for index in range(len(dataset))):
+        logits, labels = model(image["pixel_values"][None]).logits.double(), torch.as_tensor(image["labels"])[None]
+        if labels.ndim > 1:
+            logits = torch.nn.functional.interpolate(logits, size=labels.shape[1:], mode="bilinear")
+        losses = torch.nn.functional.cross_entropy(logits, labels.long(), ignore_index=255, reduction="sum")
+        total, count = total + losses.item(), count + (labels != 255).sum().item()
+    return total / count
+
+
 def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accumulation: int, folder: str) -> dict:
     """Losses, gradients and scores of a run."""
     gradients = Gradients()
@@ -90,6 +106,7 @@ def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accum
         use_cpu=True,
         max_steps=STEPS,
         per_device_train_batch_size=per_device,
+        per_device_eval_batch_size=per_device,
         gradient_accumulation_steps=accumulation,
         # Adam would make much of the rounding of gradients that are 0.
         optim="sgd",
@@ -110,14 +127,14 @@ def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accum
         model=start(task, strategy),
         args=arguments,
         train_dataset=Images(task, STEPS * TOTAL),
-        # A number that two processes cannot share evenly.
-        eval_dataset=Images(task, 5),
+        eval_dataset=Images(task, EVALUATED),
         data_collator=collate,
         processing_class=SegformerImageProcessorPil(),
         callbacks=[gradients],
     )
     trainer.train()
     scores = trainer.evaluate()
+    predicted = trainer.predict(trainer.eval_dataset)
     return {
         "world_size": arguments.world_size,
         "logs": [
@@ -126,6 +143,10 @@ def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accum
             if "loss" in log
         ],
         "gradients": gradients.steps,
+        "eval_losses": {name: scores[f"eval_{name}"] for name in ("loss", "loss_task", "loss_lipschitz")},
+        "test_loss": predicted.metrics["test_loss"],
+        "predicted": torch.from_numpy(predicted.predictions),
+        "by_hand": loss_by_hand(trainer.accelerator.unwrap_model(trainer.model), trainer.eval_dataset),
         "scores": {
             name: score
             for name, score in scores.items()

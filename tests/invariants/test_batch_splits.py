@@ -46,6 +46,9 @@ def assert_same(found, expected):
         for name in other:
             assert (one[name] - other[name]).abs().max() < 1e-5 * largest, name
     assert found["scores"] == expected["scores"], "counts are integers: nothing is rounded"
+    assert found["eval_losses"] == pytest.approx(expected["eval_losses"], rel=1e-6)
+    assert found["test_loss"] == pytest.approx(expected["eval_losses"]["loss"], rel=1e-6)
+    torch.testing.assert_close(found["predicted"], expected["predicted"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("task", "strategy", "adversarial_steps"), CASES)
@@ -53,6 +56,8 @@ def test_accumulation_and_processes(runner, two_processes, tmp_path, task, strat
     whole = runner.run(task, strategy, adversarial_steps, 8, 1, str(tmp_path))
     assert whole["world_size"] == 1 and len(whole["logs"]) == 2
     assert all(log["loss_task"] > 0 and log["loss_lipschitz"] > 0 for log in whole["logs"])
+    assert whole["eval_losses"]["loss_task"] == pytest.approx(whole["by_hand"], rel=1e-6)
+    assert len(whole["predicted"]) == runner.EVALUATED
     assert_same(runner.run(task, strategy, adversarial_steps, 2, 4, str(tmp_path)), whole)
 
     ranks = [torch.load(two_processes / f"{task}-{strategy}-{adversarial_steps}-{rank}.pt") for rank in range(2)]
@@ -72,6 +77,19 @@ def test_adversarial_starts_by_position_would_be_another_loss(runner, tmp_path, 
     whole = runner.run(task, "stable_softplus", steps, 8, 1, str(tmp_path))
     with pytest.raises(AssertionError):
         assert_same(runner.run(task, "stable_softplus", steps, 2, 4, str(tmp_path)), whole)
+
+
+def test_a_mean_of_means_would_be_another_evaluation(runner, tmp_path, monkeypatch):
+    """What transformers' own mean over the batches would give."""
+    whole = runner.run("segmentation", "stable_softplus", 0, 8, 1, str(tmp_path))
+    monkeypatch.setattr("lrsegformer.training.scoring.RunningLoss.add", by_batch)
+    split = runner.run("segmentation", "stable_softplus", 0, 2, 4, str(tmp_path))
+    assert abs(split["eval_losses"]["loss_task"] / whole["by_hand"] - 1) > 1e-3
+
+
+def by_batch(self, task_loss, weight, penalty):
+    self._sums += torch.stack([task_loss.double(), torch.ones((), dtype=torch.float64)])
+    self._penalty = penalty
 
 
 def test_a_mean_of_means_would_be_another_loss(runner, tmp_path, monkeypatch):
