@@ -46,11 +46,18 @@ $(VENV)/installed-bench: setup.cfg constraints.txt
 	$(PIP_INSTALL) --editable .[bench]
 	touch $@
 
+# gradio takes Pillow below 13, so it lies beside the environment's packages, where the demo's test finds it.
+$(VENV)/installed-demo: setup.cfg constraints.txt $(VENV)/installed-test
+	sed '/^pillow==/d' constraints.txt > $(VENV)/constraints-demo.txt
+	$(BIN)/python -m pip install --quiet --upgrade --target $(VENV)/demo --constraint $(VENV)/constraints-demo.txt \
+		$(PIP_INSTALL_OPTIONS) "gradio >= 6.0, < 7"
+	touch $@
+
 test: install-test
 	$(PYTEST) $(PYTEST_OPTIONS)
 
 # A thousand cases of every property instead of thirty, and the tests and combinations marked slow.
-test-all: install-test
+test-all: install-test $(VENV)/installed-demo
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "" $(PYTEST_OPTIONS)
 
 # Each script replaces its section; the machine should have nothing else to do.

@@ -162,3 +162,17 @@ def segmentation_run(run_script, made_once) -> tuple[Path, str]:
 
     folder = made_once("segmentation", make)
     return folder / "run", (folder / "printed.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser; tests that need it skip where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = os.environ.get("LRSEGFORMER_BROWSER") or next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium found; install one, or name it by LRSEGFORMER_BROWSER")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,7 +1,5 @@
 """The page in headless Chromium: no errors, no requests, tables that sort, pictures that flip, contrast, widths."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -44,32 +42,19 @@ CONTRAST = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("LRSEGFORMER_BROWSER") or next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium found; install one, or name it by LRSEGFORMER_BROWSER")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def address(world, tmp_path_factory) -> str:
     output = tmp_path_factory.mktemp("page") / "report.html"
     return write_page([world / "runs", world / "reports"], output, "A report").html.as_uri()
 
 
 @pytest.fixture
-def open_page(browser, address):
+def open_page(chromium, address):
     """`open_page(width, scheme)`: the page; the test fails where it says anything, or asks for anything."""
     said: list[str] = []
     contexts = []
 
     def open_it(width: int = 1440, scheme: str = "light", **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
+        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
