@@ -12,10 +12,11 @@ def works_in_chunks(*tensors: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return all(tensor.device.type == "cpu" and _has_memory(tensor) for tensor in tensors)
+    return all(tensor.device.type == "cpu" and has_memory(tensor) for tensor in tensors)
 
 
-def _has_memory(tensor: torch.Tensor) -> bool:
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Whether its values lie somewhere: not under vmap, nor in a gradient of many cotangents at once."""
     try:
         tensor.untyped_storage()
     except NotImplementedError:

@@ -8,6 +8,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from lrsegformer.certification.attention import Tokens, energy_attention, head_norms, softmax_attention
 from lrsegformer.certification.calculus import Constants, convex_residual
+from lrsegformer.kernels.distance_pulls import distance_pulls
 from lrsegformer.kernels.norm_relu_classifier import multiply_pixels
 from lrsegformer.kernels.precision import at_least_float32, without_autocast
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
@@ -39,8 +40,7 @@ class EnergyAttention(nn.Module):
         matrix, bound = self.matrix.maps()
         queries = multiply_pixels(matrix, hidden_states)
         keys = avg_pool2d(queries, self.block) if self.block > 1 else queries
-        pull, pull_back = self._pulls(_by_head(queries, self.heads), _by_head(keys, self.heads))
-        pull, pull_back = pull.transpose(2, 3).reshape(queries.shape), pull_back.transpose(2, 3).reshape(keys.shape)
+        pull, pull_back = self._pulls(queries, keys)
         if self.block > 1:
             pull_back = interpolate(pull_back, scale_factor=self.block, mode="nearest") / self.block**2
         # beta = 2 keys sigma(W)^2; autocast may have lowered the precision of the pulls.
@@ -48,18 +48,12 @@ class EnergyAttention(nn.Module):
         return hidden_states + multiply_pixels(step, pull.to(queries.dtype) + pull_back.to(queries.dtype))
 
     def _pulls(self, queries: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradient of the energy at the queries and at the keys, `(batch, heads, tokens, width)`."""
+        """The gradient of the energy at the maps of queries and of keys."""
         with without_autocast(queries.device.type):
             # Squares of differences of large numbers: half precision has too few digits for them.
-            queries, keys = at_least_float32(queries), at_least_float32(keys)
-            products = torch.matmul(queries, keys.transpose(2, 3))
-            squares = queries.square().sum(dim=-1, keepdim=True) + keys.square().sum(dim=-1)[:, :, None]
-            distances = torch.sub(squares, products, alpha=2).clamp_min(0)
-            inverse = (-2 * self.log_distance.to(queries.dtype)).exp()[:, None, None]
-            weights = torch.addcmul(torch.ones_like(inverse), distances, inverse).rsqrt()
-            at_queries = weights.sum(dim=-1, keepdim=True) * queries - weights @ keys
-            at_keys = weights.sum(dim=-2)[..., None] * keys - weights.transpose(2, 3) @ queries
-        return at_queries, at_keys
+            tokens = (at_least_float32(maps).flatten(2).unflatten(1, (self.heads, -1)) for maps in (queries, keys))
+            pull, pull_back = distance_pulls(*tokens, at_least_float32(self.log_distance))
+        return pull.reshape(queries.shape), pull_back.reshape(keys.shape)
 
     @staticmethod
     def _keys(keys: torch.Tensor) -> int:
