@@ -10,6 +10,14 @@ from pathlib import Path
 
 from lrsegformer.errors import InputError
 
+# By words of messages: safetensors has no error numbers, and torch's writer of files says no reason.
+_DISK_FAILURES = {
+    "No space left on device": "the disk is full",
+    "Disk quota exceeded": "the quota of the disk is used up",
+    "Read-only file system": "the disk is read-only",
+    "PytorchStreamWriter failed writing": "the disk is full, or fails",
+    "unexpected pos": "the disk is full, or fails",
+}
 _LONGEST_NAME = 255  # bytes, in every file system of today
 
 
@@ -41,6 +49,15 @@ def _unfinished_name(path: Path) -> str:
     if len(os.fsencode(name)) <= _LONGEST_NAME:
         return name
     return f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part{path.suffix}"
+
+
+def disk_failure(error: BaseException) -> str | None:
+    """
+    What an error says of a disk that takes nothing more, with the file where it is known; `None` for any other error.
+    """
+    reason = next((reason for words, reason in _DISK_FAILURES.items() if words in str(error)), None)
+    name = getattr(error, "filename", None)
+    return reason if reason is None or name is None else f"{reason} ({name})"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from lrsegformer.errors import InputError
+from lrsegformer.writing import disk_failure
 
 INPUT_ERROR_STATUS = 2
 STOPPED_STATUS = 130  # 128 + SIGINT, as of a program that Ctrl-C ends
@@ -49,7 +50,7 @@ def run_or_explain(run: Callable[[], None], remedies: Remedies) -> None:
     except KeyboardInterrupt:
         # Reaches all processes, so the others have nothing to add.
         if _is_first():
-            print(f"stopped: {remedies.stopped}", file=sys.stderr)
+            _say(f"stopped: {remedies.stopped}")
         sys.exit(STOPPED_STATUS)
 
 
@@ -58,10 +59,12 @@ def _run_or_fail(run: Callable[[], None], remedies: Remedies) -> None:
         run()
     except InputError as error:
         _fail(_own_line(str(error)))
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if _is_out_of_memory(error):
             _fail(f"out of memory: {remedies.out_of_memory}")
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if reason := disk_failure(error):
+            _fail(f"{reason}: make room, or give another folder to write to; what is finished is kept.")
+        if isinstance(error, RuntimeError) and os.environ.get("WORLD_SIZE", "1") != "1":
             # The end of another process is a RuntimeError here: its own line is not to drown in this traceback.
             time.sleep(PATIENCE_SECONDS)
         raise
@@ -72,8 +75,18 @@ def _fail(explanation: str) -> NoReturn:
     if not _is_first():
         # Where the first process has the same error, it says so at once, and the launcher ends this one meanwhile.
         time.sleep(PATIENCE_SECONDS)
-    print(f"error: {explanation}", file=sys.stderr)
+    _say(f"error: {explanation}")
     sys.exit(INPUT_ERROR_STATUS)
+
+
+def _say(line: str) -> None:
+    """Print to standard error, on a line of its own: bars of progress that stand open there are ended first."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for bar in list(tqdm._instances):
+            bar.close()
+    print(line, file=sys.stderr)
 
 
 def _is_first() -> bool:
@@ -89,4 +102,6 @@ def _own_line(message: str) -> str:
 def _is_out_of_memory(error: BaseException) -> bool:
     # On a GPU torch raises OutOfMemoryError, a RuntimeError; on a CPU a plain RuntimeError of the allocator.
     words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    if isinstance(error, RuntimeError):
+        return any(word in str(error).lower() for word in words)
+    return isinstance(error, MemoryError)

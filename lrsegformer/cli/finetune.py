@@ -1,11 +1,14 @@
 """`lrsegformer finetune-seg` and `finetune-cls`: the options of a fine-tuning run, and the run."""
 
+import logging
 import os
 import re
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from transformers.utils.logging import set_verbosity_error
 
 from lrsegformer.choices import CERTIFIED_RECIPE, RECIPES
 from lrsegformer.cli.failures import Remedies, run_or_explain
@@ -39,6 +42,10 @@ def main(task: str, argv: list[str] | None = None) -> None:
 
 def finetune_command(task: str, argv: Sequence[str], **defaults: Any) -> None:
     """Parse `argv` and run; the command line of the run, for its model card, is that of this process."""
+    if os.environ.get("RANK", "0") != "0":
+        # What the other processes warn of, the first one says as well.
+        logging.getLogger("lrsegformer").setLevel(logging.ERROR)
+        set_verbosity_error()
     arguments = parse_arguments(task, argv, **defaults)
     from lrsegformer.training.run.finetune import finetune
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
+from lrsegformer import text_files
 from lrsegformer.errors import InputError
 
 COMMAND = "lrsegformer"
@@ -164,22 +165,10 @@ def read_mapping(option: str, path: str) -> dict[str, Any]:
     Raises:
         [`~lrsegformer.errors.InputError`]: it cannot be read, or holds no mapping from names to values.
     """
-    import yaml
-
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError:  # YAML, which takes JSON too, but not with tabs.
-            content = yaml.safe_load(text)
-    except OSError as error:
-        raise InputError(f"{option} {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{option} {path} is neither YAML nor JSON: {reason}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{option} {path} is not a mapping from option names to values.")
-    return content
+        return text_files.read_mapping(path)
+    except ValueError as error:
+        raise InputError(f"{option} {path} {error}.") from None
 
 
 def _given(options: Sequence[str], names: dict[str, str]) -> set[str]:

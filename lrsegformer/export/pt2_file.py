@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -39,7 +40,10 @@ def write_pt2(
     with warnings.catch_warnings():
         # Of constants that are parts of one storage; whether they come back is what is checked below.
         warnings.filterwarnings("ignore", "No complete tensor found")
-        torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
+        # Into memory first: where a disk is full, torch's own writer of files ends the process without a word.
+        written = io.BytesIO()
+        torch.export.save(program, written, extra_files={METADATA: json.dumps(metadata)})
+    Path(path).write_bytes(written.getbuffer())
     loaded = torch.export.load(path).module()
     with torch.no_grad():
         return compare(source, loaded, "the program of torch.export", fixed)

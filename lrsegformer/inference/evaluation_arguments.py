@@ -13,6 +13,7 @@ from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS
 from lrsegformer.errors import InputError
 from lrsegformer.inference.arguments import PredictArguments, as_in, check_counts, check_protocol
 from lrsegformer.robustness.bench.arguments import BenchDataArguments
+from lrsegformer.text_files import read_mapping
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
 
 # Options that name a data set: one of them, and the run's own is not looked for.
@@ -120,14 +121,8 @@ def with_data_of_run(values: dict[str, Any], given: Set[str], model: str) -> tup
 
 
 def _read_run(folder: Path) -> Mapping[str, Any]:
-    import yaml
-
     path = folder / RUN_CONFIG_FILE
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read ({reason}): give the data set by --dataset") from None
-    if not isinstance(saved, dict):
-        raise InputError(f"{path} is no mapping from option names to values: give the data set by --dataset")
-    return saved
+        return read_mapping(path)
+    except ValueError as error:
+        raise InputError(f"{path} {error}; give the data set by --dataset") from None

@@ -120,7 +120,7 @@ class PredictionFolder:
         claim(self.folder, FILES, path.is_file())
         if not path.is_file():
             if self.folder.is_dir() and any(self.folder.iterdir()):
-                raise InputError(f"--output_dir {self.folder} holds other files: give a new folder")
+                raise InputError(f"--output_dir {self.folder} holds other files: give another folder")
             return
         try:
             earlier = json.loads(path.read_text(encoding="utf-8"))["identity"]

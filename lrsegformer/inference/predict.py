@@ -20,6 +20,7 @@ from lrsegformer.inference.folder import TABLES, PredictionFolder
 from lrsegformer.inference.predictor import OPTION, Predictor
 from lrsegformer.inference.stream import ImageStream, Ready, batches, stacked
 from lrsegformer.inference.video import frame_count
+from lrsegformer.output_folder import check_place
 from lrsegformer.robustness.bench.checkpoints import (
     find_checkpoints,
     load_checkpoint,
@@ -65,6 +66,7 @@ def predict_files(model: str, words: Sequence[str], arguments: PredictArguments)
         [`~lrsegformer.errors.InputError`]: for anything that the user has to mend, before anything is written.
     """
     state = processes()
+    check_place(arguments.output_dir)
     files = find_files(words, arguments.output_dir)
     if any(file.is_video for file in files):
         require("av")

@@ -1,6 +1,5 @@
 """Starting a model from a checkpoint, and saying exactly what came from it and what did not."""
 
-import json
 from typing import Any
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -11,6 +10,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer.models.certified.carry_over import carry_over
 from lrsegformer.models.encoder.adapters import refuse_adapter_alone
+from lrsegformer.text_files import parse_json
 
 logger = logging.get_logger(__name__)
 
@@ -26,9 +26,9 @@ def parse_options(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        options = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f'--lipschitz_options is not JSON ({error}): write it like \'{{"norm": "l1"}}\'.') from None
+        options = parse_json(text)
+    except ValueError as error:
+        raise InputError(f'--lipschitz_options {error}: write JSON like \'{{"norm": "l1"}}\'.') from None
     if not isinstance(options, dict):
         raise InputError(f'--lipschitz_options {text} is not a JSON object: write it like \'{{"norm": "l1"}}\'.')
     return options

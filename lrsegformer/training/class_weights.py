@@ -1,6 +1,5 @@
 """The weight of each class in the loss: given, or computed from the training labels."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformers.utils import logging
 
 from lrsegformer.data import LabelSpace
 from lrsegformer.errors import InputError
+from lrsegformer.text_files import is_file, parse_json, read_text
 
 logger = logging.get_logger(__name__)
 
@@ -69,12 +69,12 @@ def count_labels(dataset: Any, space: LabelSpace, task: str) -> np.ndarray:
 def _read(option: str) -> Any:
     text = option
     try:
-        if not option.lstrip().startswith(("[", "{")) and Path(option).is_file():
-            text = Path(option).read_text(encoding="utf-8")
+        if not option.lstrip().startswith(("[", "{")) and is_file(option):
+            text = read_text(Path(option).expanduser())
         if text.lstrip().startswith(("[", "{")):
-            return json.loads(text)
+            return parse_json(text)
         return [float(word) for word in text.replace("\n", ",").split(",") if word.strip()]
-    except (ValueError, OSError):
+    except ValueError:
         raise InputError(
             f"--class_weights {option} is neither '{BALANCED}', nor numbers with commas between them, nor a JSON list "
             "or mapping from class names, nor a file of such."

@@ -170,3 +170,40 @@ def test_processes_of_a_launcher_say_a_mistake_once(tmp_path):
         assert "failed" in lines, (who, text)
         assert [line for line in lines if line.startswith("error:")] == ["error: mistake"], (who, text)
         assert "connection lost" not in text, (who, text)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "out/x.json"), "the disk is full (out/x.json): make room"),
+        (OSError(30, "Read-only file system"), "the disk is read-only: make room"),
+        (
+            ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "the disk is full: ",
+        ),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "the disk is full, or "),
+    ],
+)
+def test_a_full_disk_is_one_line_whoever_says_it(outcome, error, said):
+    status, lines, _ = outcome(error, None, REMEDIES)
+    assert status == 2 and len(lines) == 1 and lines[0].startswith(f"error: {said}")
+
+
+def test_errors_of_other_kinds_are_not_taken_for_it():
+    for error in (OSError(2, "No such file or directory", "x"), RuntimeError("a bug"), ValueError("a bug")):
+        with pytest.raises(type(error)):
+            run_or_explain(lambda error=error: (_ for _ in ()).throw(error), REMEDIES)
+
+
+def test_the_line_of_an_error_is_not_glued_to_a_bar_of_progress(capsys):
+    from tqdm.auto import tqdm
+
+    def run():
+        for number in tqdm(range(5), desc="training"):
+            if number == 2:
+                raise InputError("a mask; mend it")
+
+    with pytest.raises(SystemExit):
+        run_or_explain(run, REMEDIES)
+    errors = capsys.readouterr().err
+    assert "training" in errors and errors.endswith("\nerror: a mask; mend it\n")

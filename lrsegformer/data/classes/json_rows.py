@@ -34,6 +34,8 @@ def rows_of_json(text: str, where: str) -> list[ClassRow]:
         content = json.loads(text, object_pairs_hook=_Entries)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}, line {error.lineno}: no valid JSON ({error.msg}); correct it") from None
+    except (RecursionError, ValueError):  # The latter for a number of more digits than Python reads.
+        raise InputError(f"{where}: nested too deeply, or a number of thousands of digits; correct it") from None
     return _rows(content, where)
 
 

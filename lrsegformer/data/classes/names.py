@@ -13,6 +13,7 @@ from lrsegformer.data.classes.json_rows import rows_of_json
 from lrsegformer.data.classes.rows import ClassRow
 from lrsegformer.data.classes.text_rows import rows_of_text
 from lrsegformer.errors import InputError
+from lrsegformer.text_files import is_file, read_text
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ def read_rows(option: str, option_name: str) -> list[ClassRow]:
     stripped = option.strip()
     if stripped[:1] in ("{", "["):
         return rows_of_json(stripped, option_name)
-    path = Path(option).expanduser()
-    if path.is_file():
+    if is_file(option):
+        path = Path(option).expanduser()
         where = f"{option_name} {path}"
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{where}: cannot be read as UTF-8 text ({error}); give a text file") from error
+            text = read_text(path)
+        except ValueError as error:
+            raise InputError(f"{where} {error}; give a text file") from None
         is_json = text.lstrip()[:1] in ("{", "[") or path.suffix.lower() == ".json"
         return rows_of_json(text, where) if is_json else rows_of_text(text, where)
     names = [name.strip() for name in next(csv.reader([option], skipinitialspace=True), [])]

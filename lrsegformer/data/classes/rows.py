@@ -18,7 +18,7 @@ _INDEX_COLUMNS = (
 _COLOUR_COLUMNS = "color colour rgb color_rgb colour_rgb hex rgb_hex color_hex".split()
 _CHANNEL_COLUMNS = (("r", "g", "b"), ("red", "green", "blue"))
 _FOLDER_COLUMNS = "folder wnid synset directory".split()
-_INTEGER = re.compile(r"[-+]?\d+")
+_INTEGER = re.compile(r"[-+]?\d{1,18}")  # more digits than that are no index, and Python refuses thousands
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 _TRIPLE = re.compile(r"[(\[]?\s*(\d{1,3})\s*[\s,;/]\s*(\d{1,3})\s*[\s,;/]\s*(\d{1,3})\s*[)\]]?")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrsegformer.errors import InputError
-from lrsegformer.output_folder import claim, command_of
+from lrsegformer.output_folder import check_place, claim, command_of
 from lrsegformer.reporting.groups import arenas_of
 from lrsegformer.reporting.page.render import COMMAND, html_page, markdown_page
 from lrsegformer.reporting.page.sections import sections_of
@@ -41,6 +41,7 @@ def write_page(folders: Sequence[str | os.PathLike], output: str | os.PathLike, 
     html = Path(output)
     if html.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--output {output}: the page is HTML; give a name that ends in .html")
+    check_place(html.parent, "--output")
     if html.is_dir():
         raise InputError(f"--output {output} is a folder; give the name of a file in it")
     markdown = html.with_suffix(".md")

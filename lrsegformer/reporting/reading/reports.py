@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from lrsegformer.choices import NORMS_IN_255THS
 from lrsegformer.reporting.reading.sources import STARTED_FILE, Source, number
+from lrsegformer.text_files import read_mapping
 
 CLEAN, ATTACK, CORRUPTION, SHIFTED, TRAIN = "clean", "attack", "corruption", "shifted", "train"
 
@@ -117,10 +116,9 @@ def read_report(source: Source, content: Any) -> Report:
 
 def _options(source: Source) -> Mapping[str, Any]:
     try:
-        options = yaml.safe_load((source.folder / STARTED_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_mapping(source.folder / STARTED_FILE)
+    except ValueError:
         return {}
-    return options if isinstance(options, dict) else {}
 
 
 def _names(labels: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lrsegformer.choices import NO_STRATEGY
 from lrsegformer.reporting.reading.sources import STARTED_FILE, Source, number, read_json
+from lrsegformer.text_files import read_mapping
 
 LOG_FILE = "trainer_state.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -117,10 +116,8 @@ def read_run(source: Source, results: Any) -> tuple[Run, list[str]]:
 def _options(source: Source, missing: list[str]) -> Mapping[str, Any]:
     path = source.folder / STARTED_FILE
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        options = None
-    if not isinstance(options, dict):
+        options = read_mapping(path)
+    except ValueError:
         missing.append(f"{source.shown}: no readable {STARTED_FILE} beside it, so its options and seed are unknown")
         # Apart from every other run: nothing says that it differs from one in the seed alone.
         return {"folder": source.folder.resolve().name, "seed": None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrsegformer.errors import InputError
+from lrsegformer.text_files import parse_json, read_text
 
 RUN_FILE, REPORT_FILE, EVALUATION_FILE, MATRIX_FILE = (
     "all_results.json",
@@ -99,16 +99,7 @@ def read_json(path: Path) -> Any:
     Raises:
         `ValueError`: in words that follow the name of the file.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError:
-        raise ValueError("is no JSON (not text in UTF-8)") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is no JSON (line {error.lineno}: {error.msg})") from None
-    except RecursionError:
-        raise ValueError("is no JSON that can be read (nested too deeply)") from None
+    return parse_json(read_text(path))
 
 
 def number(value: Any) -> float | None:

@@ -8,6 +8,7 @@ from lrsegformer.data.dataset import ImageDataset
 from lrsegformer.data.examples import ExampleSource
 from lrsegformer.data.folders import ClassFolderSource, MaskFolderSource
 from lrsegformer.errors import InputError
+from lrsegformer.text_files import read_text
 
 
 def listed_images(dataset: ImageDataset, file: str | Path) -> ImageDataset:
@@ -28,9 +29,9 @@ def listed_images(dataset: ImageDataset, file: str | Path) -> ImageDataset:
     """
     file = Path(file).expanduser()
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: the file list cannot be read ({error}); give a text file, a stem a line") from error
+        lines = [line.strip() for line in read_text(file).splitlines()]
+    except ValueError as error:
+        raise InputError(f"{file}: the file list {error}; give a text file, a stem a line") from None
     listed = [line for line in lines if line and not line.startswith("#")]
     if not listed:
         raise InputError(f"{file}: the file list is empty; write one file stem a line")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from lrsegformer.data.examples import Example, ExampleSource
 from lrsegformer.data.imagenet import NUM_CLASSES, SUBSETS, imagenet_indices, subset_indices
 from lrsegformer.data.labels import LabelSpace
 from lrsegformer.errors import InputError
+from lrsegformer.text_files import parse_json, read_text
 
 IGNORE = "ignore"
 _WNID = re.compile(r"n\d{8}")
@@ -196,15 +196,15 @@ class MappedSource:
 
 def _pairs(path: Path) -> list[tuple[object, object]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the class mapping cannot be read ({error}); give a JSON or CSV file") from error
+        text = read_text(path)
+    except ValueError as error:
+        raise InputError(f"{path}: the class mapping {error}; give a JSON or CSV file") from None
     if path.suffix.lower() == ".json":
         try:
             # As pairs, so that a key that stands twice is not lost.
-            pairs = json.loads(text, object_pairs_hook=lambda pairs: pairs)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not valid JSON ({error}); correct it") from error
+            pairs = parse_json(text, lambda pairs: pairs)
+        except ValueError as error:
+            raise InputError(f"{path}: the class mapping {error}; correct it") from None
         if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
             raise InputError(f'{path}: the class mapping is no JSON object; write {{"old class": "new class", ...}}')
         return pairs
@@ -236,9 +236,9 @@ def _find(label: object, names: Sequence[str], what: str) -> int:
 
 def _read_synsets(path: Path, count: int) -> dict[str, int]:
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the list of wnids cannot be read ({error}); give a text file") from error
+        lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    except ValueError as error:
+        raise InputError(f"{path}: the list of wnids {error}; give a text file") from None
     wnids = [words[0].rstrip(",") for words in lines]
     wrong = [wnid for wnid in wnids if not _WNID.fullmatch(wnid)]
     if wrong or len(set(wnids)) != count or len(wnids) != count:

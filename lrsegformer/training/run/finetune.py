@@ -24,6 +24,7 @@ from lrsegformer.training.run.run_config import COMMANDS, RUN_CONFIG_FILE, claim
 from lrsegformer.training.run.starting import check_best_metric, start_model, warn_of_idle_penalty
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+from lrsegformer.writing import writing_to
 
 
 def finetune(
@@ -63,7 +64,8 @@ def finetune(
         data_arguments = replace(data_arguments, image_range=show_range(value_range))
     model = start_model(task, model_arguments, splits)
     warn_of_idle_penalty(model, model_arguments, arguments)
-    with explained("nothing was trained."):  # it makes the repository of --push_to_hub
+    # It makes the folder, and the repository of --push_to_hub.
+    with writing_to(arguments.output_dir), explained("nothing was trained."):
         trainer = LRSegformerTrainer(
             model=model,
             args=arguments,

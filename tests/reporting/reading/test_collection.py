@@ -43,7 +43,7 @@ def test_radii_come_in_one_unit(world):
         ("all_results.json", '{"epoch": 1}', "holds no scores"),
         ("results.json", '{"rows": []}', "lacks 'task'"),
         ("results.json", '{"rows": [', "is no JSON"),
-        ("results.json", b"\xff\xfe\x00", "is no JSON (not text in UTF-8)"),
+        ("results.json", b"\xff\xfe\x00", "it is no text in UTF-8"),
         ("results.json", "[" * 100_000, "nested too deeply"),
         ("evaluation.json", '{"model": "m", "task": "segmentation", "dataset": "d"}', "lacks 'protocols'"),
         ("evaluation.json", '{"model": "m", "task": "t", "dataset": "d", "protocols": 3}', "is not of the form"),

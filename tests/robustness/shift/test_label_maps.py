@@ -103,7 +103,7 @@ def test_a_name_goes_before_an_index(tmp_path):
         ("map.json", '{"road": 1.5}', "1.5 is no class of the model"),
         ("map.json", '{"road": {"a": 1}}', "is no class of the model"),
         ("map.json", '["road"]', "is no JSON object"),
-        ("map.json", '{"road": ', "not valid JSON"),
+        ("map.json", '{"road": ', "is no JSON"),
         ("map.csv", "road,hen,cat\n", "has 3 columns"),
         ("map.csv", "", "nothing for 3 class"),
         ("map.csv", "road,ignore\ncar,ignore\nsky,ignore\n", "every class of data is ignored"),

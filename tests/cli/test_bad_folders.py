@@ -1,0 +1,148 @@
+"""No command writes over what it did not write, through a link, or where no folder can be: one line, no change."""
+
+import os
+
+import pytest
+
+from lrsegformer.output_folder import mark_of
+from tests.cli.bad_input import DIGITS, Case, link, refuse, stripes
+
+BENCH = "--dataset digits --image_size 64 --max_eval_samples 2 --output_dir out"
+LINES = {
+    "finetune-seg": f"finetune-seg {DIGITS} --output_dir out",
+    "finetune-cls": f"finetune-cls {DIGITS} --output_dir out",
+    "run": f"run --task segmentation {DIGITS} --output_dir out",
+    "resumed": f"finetune-seg {DIGITS} --output_dir out --resume_from_checkpoint {{world}}/ours",
+    "robustness": f"robustness --models {{world}}/ours --attacks pgd --eps 1 {BENCH}",
+    "certify": f"certify --models {{world}}/certified {BENCH}",
+    "evaluate": f"evaluate {{world}}/ours {BENCH}",
+    "predict": "predict {world}/ours image.png --output_dir out",
+    "export": "export {world}/ours --format stock onnx --output_dir out",
+    "report": "report {world}/runs --output out/report.html",
+    "matrix": "run --matrix m.yaml --output_dir out",
+}
+RUN_FILES = (
+    *("README.md", "all_results.json", "config.json", "model.safetensors", "model-00001-of-00002.safetensors"),
+    *(
+        "preprocessor_config.json",
+        "training_args.bin",
+        "trainer_state.json",
+        "curves.png",
+        "bounds.png",
+        "samples.png",
+    ),
+    *("run.yaml", "adapter", "model.safetensors.index.json"),
+)
+REPORT_FILES = (
+    "run.yaml",
+    "cells.jsonl",
+    "results.json",
+    "results.md",
+    "results.csv",
+    "curves.png",
+    "sheets",
+    "subsets",
+)
+WRITTEN = {
+    "finetune-seg": RUN_FILES,
+    "finetune-cls": RUN_FILES[:3],
+    "run": RUN_FILES[:2],
+    "resumed": ("README.md", "config.json"),
+    "robustness": (*REPORT_FILES, "per_class.csv"),
+    "certify": (*REPORT_FILES, "pictures"),
+    "evaluate": ("evaluation.json", "worst.png", "confusion_matrix_whole.csv", "confusion_matrix_slide.png"),
+    "predict": ("notes.txt", "classes", "done.jsonl"),
+    "export": ("stock", "onnx"),
+    "report": ("report.html", "report.md"),
+    "matrix": ("summary.md", "summary.csv", "matrix.json", "matrix.lock"),
+}
+FILES = {
+    "image.png": stripes(),
+    "m.yaml": "tasks: [segmentation]\ncommon: {dataset: digits, architecture: tiny, use_cpu: true}\n",
+}
+PLACES = {
+    "a file": {"out": "mine"},
+    "a link to nowhere": {"out": link("nowhere")},
+    "a link to a file": {"target": "mine", "out": link("target")},
+    "a link to itself": {"out": link("out")},
+}
+ELSEWHERE = {
+    "below a file": ("file/a", "file"),
+    "a long name": ("n" * 300, "too long"),
+    "of the system": ("/proc/x", "/proc"),
+}
+
+
+def option_of(name):
+    return "--output" if name == "report" else "--output_dir"
+
+
+def occupied(name, file):
+    """A person's own file where a command would write."""
+    content = {"out/" + file: "mine\n"} if "." in file else {f"out/{file}/notes.txt": "mine\n"}
+    return Case(f"{name}-{file}", LINES[name], ("out", "give another"), {**FILES, **content})
+
+
+MARK = "# {}, whose --config takes this file\nseed: 1\n"
+OTHERS = {
+    "finetune-seg": {"out/run.yaml": MARK.format(mark_of("finetune-seg")), "out/README.md": "card"},
+    "robustness": {"out/run.yaml": MARK.format(mark_of("robustness")), "out/results.json": "{}"},
+    "certify": {"out/run.yaml": MARK.format(mark_of("certify")), "out/results.json": '{"report": "certificates"}'},
+}
+
+
+def of_another(name, other):
+    """The folder of another command: the line says of which."""
+    whose = "another run" if name == "finetune-cls" and other == "finetune-seg" else f"lrsegformer {other}"
+    return Case(f"{name} into {other}", LINES[name], ("out", whose, "give another"), {**FILES, **OTHERS[other]})
+
+
+def linked(name):
+    """A file of the folder, whosever that is, is a link out of it."""
+    file = WRITTEN[name][-1]
+    own = {
+        "robustness": OTHERS["robustness"],
+        "certify": OTHERS["certify"],
+        "predict": {"out/predict.json": '{"identity": {}}'},
+    }.get(name, {})
+    content = {"elsewhere": "mine\n", **own, f"out/{'x' if file == 'out' else file}": link("../elsewhere")}
+    return Case(f"{name}-link", LINES[name], ("out", "give another"), {**FILES, **content})
+
+
+def placed(name, place):
+    # The page is a file inside of the folder.
+    return Case(f"{name} into {place}", LINES[name], (option_of(name), "give a"), {**FILES, **PLACES[place]})
+
+
+def elsewhere(name, place):
+    path, word = ELSEWHERE[place]
+    line = LINES[name].replace("out/report.html", f"{path}/report.html").replace("_dir out", f"_dir {path}")
+    return Case(f"{name} {place}", line, (option_of(name), word, "give a"), {**FILES, "file": "mine"})
+
+
+CASES = [
+    *(occupied(name, file) for name, files in WRITTEN.items() for file in files),
+    *(
+        of_another(name, other)
+        for name in ("finetune-cls", "robustness", "certify")
+        for other in OTHERS
+        if other != name
+    ),
+    *(linked(name) for name in LINES),
+    *(placed(name, place) for name in LINES for place in PLACES),
+    *(elsewhere(name, place) for name in LINES for place in ELSEWHERE),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_refused(case, tmp_path, world, monkeypatch, capsys):
+    refuse(case, tmp_path, world, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_closed_folder(name, tmp_path, world, monkeypatch, capsys):
+    """Root may write everywhere: the answer of the system is a stand-in."""
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **how: path != tmp_path and allowed(path, mode, **how))
+    case = Case(name, LINES[name], (option_of(name), "cannot be written", "read-only", "give another"), FILES)
+    refuse(case, tmp_path, world, monkeypatch, capsys)
