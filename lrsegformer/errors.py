@@ -9,6 +9,20 @@ class InputError(ValueError):
     """
 
 
+class Stopped(BaseException):
+    """
+    A signal has asked this process to end. As `KeyboardInterrupt`, it is no error that anything else would catch.
+
+    Args:
+        signal_number (`int`): SIGINT or SIGTERM.
+        kept (`str`, *optional*): a clause on what is kept of a run, where that is known.
+    """
+
+    def __init__(self, signal_number: int, kept: str | None = None):
+        super().__init__(signal_number, kept)
+        self.signal_number, self.kept = signal_number, kept
+
+
 class NotFiniteError(InputError):
     """A loss, gradient, weight or logit that is not a finite number: nan or infinity, of which nothing can be told."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from lrsegformer.errors import InputError
 _DISK_FAILURES = {
     "No space left on device": "the disk is full",
     "Disk quota exceeded": "the quota of the disk is used up",
+    "File too large": "a limit on the size of files is reached",
     "Read-only file system": "the disk is read-only",
     "PytorchStreamWriter failed writing": "the disk is full, or fails",
     "unexpected pos": "the disk is full, or fails",
@@ -80,3 +83,38 @@ def writing_to(folder: str | Path, option: str = "--output_dir") -> Iterator[Non
             f"{option} {folder}: {what} cannot be written ({reason}); make room or give another {option} (what is "
             "finished is kept)"
         ) from error
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """
+    Give a folder that is written aside, on the same disk, its name, once all of it is on the disk.
+
+    One that has the name already is replaced; a crash between two renamings leaves the old one beside the new, under
+    another name. The folder above `unfinished` goes with it where it is empty then.
+    """
+    for path in (*unfinished.rglob("*"), unfinished):
+        _sync(path)
+    if folder.exists():
+        replaced = unfinished.with_name(f"replaced-{folder.name}")
+        os.replace(folder, replaced)
+        os.replace(unfinished, folder)
+        shutil.rmtree(replaced)
+    else:
+        os.replace(unfinished, folder)
+    _sync(folder.parent)
+    with contextlib.suppress(OSError):  # Something else lies in it.
+        unfinished.parent.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; some systems cannot tell of folders."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

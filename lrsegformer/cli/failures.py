@@ -1,17 +1,21 @@
 """What a command line says and how it exits where a run cannot go on: one clear line, never a traceback."""
 
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import NoReturn
 
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, Stopped
 from lrsegformer.writing import disk_failure
 
 INPUT_ERROR_STATUS = 2
-STOPPED_STATUS = 130  # 128 + SIGINT, as of a program that Ctrl-C ends
+SIGNALLED_STATUS = 128  # and the number of the signal, as of a program that it ends
 # How long a process waits before it prints an error that another one may have to explain: longer than processes are
 # apart in finding the same mistake, and than a launcher takes to end the others once one has failed.
 PATIENCE_SECONDS = 10.0
@@ -24,7 +28,7 @@ class Remedies:
 
     Attributes:
         out_of_memory (`str`): the options that take less memory.
-        stopped (`str`): what is kept of a run that Ctrl-C stopped, and how it continues.
+        stopped (`str`): what is kept of a run that Ctrl-C or SIGTERM stopped, and how it continues.
     """
 
     out_of_memory: str
@@ -43,15 +47,39 @@ def run_or_explain(run: Callable[[], None], remedies: Remedies) -> None:
         remedies ([`Remedies`]): those of the command line.
 
     Raises:
-        `SystemExit`: with status 2 after a user's mistake or a lack of memory, with 130 after Ctrl-C.
+        `SystemExit`: with status 2 after a user's mistake or a lack of memory, with 130 after Ctrl-C and 143
+        after SIGTERM.
     """
     try:
-        _run_or_fail(run, remedies)
-    except KeyboardInterrupt:
+        with _stopped_by_sigterm():
+            _run_or_fail(run, remedies)
+    except (KeyboardInterrupt, Stopped) as stopped:
+        kept = getattr(stopped, "kept", None) or remedies.stopped
         # Reaches all processes, so the others have nothing to add.
         if _is_first():
-            _say(f"stopped: {remedies.stopped}")
-        sys.exit(STOPPED_STATUS)
+            _say(f"stopped: {kept}")
+        sys.exit(SIGNALLED_STATUS + getattr(stopped, "signal_number", signal.SIGINT))
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Raises `Stopped` at SIGTERM, as Python raises `KeyboardInterrupt` at Ctrl-C: in the main thread, of no child."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            raise Stopped(number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_or_fail(run: Callable[[], None], remedies: Remedies) -> None:

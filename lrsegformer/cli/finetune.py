@@ -14,7 +14,7 @@ from lrsegformer.choices import CERTIFIED_RECIPE, RECIPES
 from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.cli.parser import OneLineParser, Parsed, program
 from lrsegformer.data.arguments import DataArguments
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, Stopped
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
 
 DESCRIPTIONS = {
@@ -50,12 +50,35 @@ def finetune_command(task: str, argv: Sequence[str], **defaults: Any) -> None:
     from lrsegformer.training.run.finetune import finetune
 
     words = program()
-    finetune(task, *arguments, command=command_without_folders([*words, *sys.argv[len(words) :]]))
+    line = [*words, *sys.argv[len(words) :]]
+    try:
+        finetune(task, *arguments, command=command_without_folders(line))
+    except Stopped as stopped:
+        kept = "" if stopped.kept is None else f"{stopped.kept}; "
+        raise Stopped(stopped.signal_number, f"{kept}continue with: {command_to_continue(line)}") from None
+
+
+def command_to_continue(line: Sequence[str]) -> str:
+    """By which a run goes on from its newest checkpoint; under a launcher, whose words are not known, in words."""
+    words, rest = [], list(line)
+    while rest:
+        word = rest.pop(0)
+        if word.split("=")[0].replace("-", "_") != "__resume_from_checkpoint":
+            words.append(word)
+        elif "=" not in word and rest and not rest[0].startswith("-"):
+            rest.pop(0)
+    if "LOCAL_RANK" in os.environ:
+        return "the same command and --resume_from_checkpoint"
+    return _without_token(shlex.join([*words, "--resume_from_checkpoint"]))
 
 
 def command_without_folders(argv: list[str]) -> str:
     """The command line for a model card: of an absolute path the last part, which says what it is, and no token."""
     command = shlex.join(os.path.basename(word.rstrip("/")) if os.path.isabs(word) else word for word in argv)
+    return _without_token(command)
+
+
+def _without_token(command: str) -> str:
     return re.sub(r"(--hub[_-]token[= ])\S+", r"\1...", command)
 
 

@@ -114,6 +114,14 @@ class AdversarialTraining:
         self._passes, self._seconds = 0, 0.0
         return parts
 
+    def state(self) -> dict[str, float]:
+        """What [`cost`] has summed up, for a run that goes on later."""
+        return {"passes": self._passes, "seconds": self._seconds}
+
+    def load(self, state: dict[str, float]) -> None:
+        """Go on from a [`state`]."""
+        self._passes, self._seconds = state["passes"], state["seconds"]
+
     def _bounds(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ball within the pixels' range, normalised. A clean value past the range is a bound itself."""
         lowest, highest = (((limit - self.mean) / self.std).to(clean) for limit in (0.0, 1.0))

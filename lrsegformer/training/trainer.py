@@ -10,14 +10,17 @@ from torch.utils.data import DataLoader
 from transformers import IntervalStrategy, Trainer
 from transformers.utils import logging
 
-from lrsegformer._compat import ShardedTrainingMixin, StrictCheckpointMixin, remove_autocast
+from lrsegformer._compat import StrictCheckpointMixin, WholeCheckpointMixin, remove_autocast
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.hub.pushing import RunUploadMixin
 from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
+from lrsegformer.training.continuation import Continuation, checkpoint_of
+from lrsegformer.training.data_workers import settle_workers
 from lrsegformer.training.finite import FiniteChecks
 from lrsegformer.training.loss_options import smooth_in_the_loss, train_for_certificates
+from lrsegformer.training.loss_parts import LossParts
 from lrsegformer.training.optimizer import parameter_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.scoring import RunningLoss, RunningScores, padded_rows
@@ -26,7 +29,7 @@ from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointMixin, Trainer):
+class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, StrictCheckpointMixin, Trainer):
     """
     [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
 
@@ -91,14 +94,30 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
         self._finite = FiniteChecks(args, at_once=args.device.type == "cpu")
-        self._reset_parts()
+        self._parts = LossParts()
         self._losses: RunningLoss | None = None
         self.add_callback(EpochOfData())
+        self._continuation = Continuation(self)
+        self.add_callback(self._continuation)
 
-    def train(self, *args, **kwargs):
-        """Train, or continue; see [`~transformers.Trainer.train`]."""
-        self._reset_parts()
-        return super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        Train, or continue, by `True` from the newest whole checkpoint (`InputError` where there is none); see
+        [`~transformers.Trainer.train`].
+        """
+        self._parts.reset()
+        self._continuation.checkpoint = checkpoint_of(self.args, resume_from_checkpoint)
+        with self._continuation.without_evaluation_at_start():
+            return super().train(self._continuation.checkpoint, *args, **kwargs)
+
+    def own_sums(self) -> dict[str, Any]:
+        """Of the next line of the log; see [`~lrsegformer._compat.WholeCheckpointMixin`]."""
+        return {"parts": self._parts.state(), "attack": self._adversary.state() if self._adversary else None}
+
+    def load_own_sums(self, sums: dict[str, Any]) -> None:
+        self._parts.load(sums["parts"])
+        if self._adversary and sums["attack"]:
+            self._adversary.load(sums["attack"])
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         """A fresh model for a run, or for a trial of a search; see [`~transformers.Trainer.call_model_init`]."""
@@ -110,11 +129,11 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
 
     def get_train_dataloader(self) -> DataLoader:
         """The training batches; see [`~transformers.Trainer.get_train_dataloader`]."""
-        return _with_own_generator(super().get_train_dataloader())
+        return settle_workers(super().get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The validation batches; see [`~transformers.Trainer.get_eval_dataloader`]."""
-        return _with_own_generator(super().get_eval_dataloader(eval_dataset))
+        return settle_workers(super().get_eval_dataloader(eval_dataset))
 
     # ---- loss ----
 
@@ -123,7 +142,7 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
     ) -> tuple[list, torch.Tensor | None]:
         """The batches of one optimizer step, and what they hold over all processes: (valid labels, samples)."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._steps_in_parts += 1
+        self._parts.steps += 1
         counts = [self._count(batch["labels"]) for batch in batch_samples if "labels" in batch]
         if not counts:
             return batch_samples, None
@@ -164,8 +183,7 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
             if self.compute_loss_func is not None:
                 valid_share = self.accelerator.num_processes  # It has divided by the items of the whole batch itself.
             task_loss, weighted = task_loss * valid_share, penalty * (sample_share * self.args.lambda_lip)
-            self._task_sum = self._task_sum.to(task_loss.device) + task_loss.detach()
-            self._penalty_sum = self._penalty_sum.to(task_loss.device) + weighted.detach()
+            self._parts.add(task_loss, weighted)
         else:
             weighted = penalty * self.args.lambda_lip
             if self._losses is not None and "labels" in inputs:
@@ -248,17 +266,11 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
         if totals is None:
             return 1.0, 1.0
         counts = self._count(inputs["labels"])
-        self._void_batches = self._void_batches.to(counts.device) + (counts[0] == 0)
+        self._parts.see_valid(counts[0])
         shares = counts / totals.clamp_min(torch.finfo(torch.float32).tiny) * self.accelerator.num_processes
         return shares[0].float(), shares[1].float()
 
     # ---- log ----
-
-    def _reset_parts(self) -> None:
-        self._task_sum = torch.zeros(())
-        self._penalty_sum = torch.zeros(())
-        self._void_batches = torch.zeros((), dtype=torch.int64)
-        self._steps_in_parts = 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
@@ -280,14 +292,12 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
         super().log_metrics(split, {name: value for name, value in metrics.items() if not isinstance(value, list)})
 
     def _training_parts(self) -> dict[str, float]:
-        steps = max(self._steps_in_parts, 1)
-        local = torch.stack([self._task_sum, self._penalty_sum, self._void_batches.float()]).to(self.args.device)
-        task, penalty, void = self.accelerator.gather(local[None]).float().mean(dim=0).tolist()
-        self._reset_parts()
-        if void > 0:
+        attack = {} if self._adversary is None else self._adversary.cost(max(self._parts.steps, 1))
+        task, penalty, any_void = self._parts.means(self.accelerator.gather, self.args.device)
+        self._parts.reset()
+        if any_void:
             logger.warning("Every label was the ignore label in at least one batch; its loss counts as 0.")
-        attack = {} if self._adversary is None else self._adversary.cost(steps)
-        return {"loss_task": task / steps, "loss_lipschitz": penalty / steps, **attack, **self._layer_bounds()}
+        return {"loss_task": task, "loss_lipschitz": penalty, **attack, **self._layer_bounds()}
 
     def _layer_bounds(self) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)
@@ -312,7 +322,6 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
         [`evaluate`] in the precision of the weights: without autocast, which training has with `bf16` or `fp16`, and
         without a cast of the model. Who loads the saved model gets these scores. Training cannot go on after it.
         """
-        self.make_whole()
         remove_autocast(self.accelerator.unwrap_model(self.model))
         self.args.bf16_full_eval = self.args.fp16_full_eval = False
         return self.evaluate()
@@ -388,13 +397,3 @@ class LRSegformerTrainer(RunUploadMixin, ShardedTrainingMixin, StrictCheckpointM
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
-
-
-def _with_own_generator(dataloader: DataLoader) -> DataLoader:
-    """
-    Take the seeds of worker processes from a generator of their own.
-
-    By default they are drawn from torch's whenever workers start: once more in a resumed run, so its dropout differs.
-    """
-    getattr(dataloader, "base_dataloader", dataloader).generator = torch.Generator()
-    return dataloader

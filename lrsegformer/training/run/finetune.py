@@ -17,11 +17,12 @@ from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, merged, save_ada
 from lrsegformer.output_folder import check_place
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.progress import TimeEstimate
-from lrsegformer.training.run.checkpoints import checkpoint_to_resume
+from lrsegformer.training.run.checkpoints import check_same_model, checkpoint_to_resume
 from lrsegformer.training.run.outputs import print_summary, write_run_outputs
 from lrsegformer.training.run.plan import adapter_in_words, log_short_runs, say_plan, variant
 from lrsegformer.training.run.run_config import COMMANDS, RUN_CONFIG_FILE, claim_run, write_run_config
 from lrsegformer.training.run.starting import check_best_metric, start_model, warn_of_idle_penalty
+from lrsegformer.training.run.stopping import train_until_stopped
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 from lrsegformer.writing import writing_to
@@ -51,7 +52,7 @@ def finetune(
     arguments.output_dir = arguments.output_dir or f"runs/{task}-{variant(model_arguments)}"
     check_best_metric(arguments, task)
     check_place(arguments.output_dir)
-    checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
+    checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint, arguments.world_size)
     claim_run(arguments.output_dir, task, checkpoint)
     _show_progress(arguments)
     set_seed(arguments.seed)
@@ -63,6 +64,8 @@ def finetune(
     if value_range is not None:  # found in the images; a run that continues takes it from run.yaml
         data_arguments = replace(data_arguments, image_range=show_range(value_range))
     model = start_model(task, model_arguments, splits)
+    if checkpoint is not None:
+        check_same_model(checkpoint, task, model.config, adapters=model_arguments.lora_r is not None)
     warn_of_idle_penalty(model, model_arguments, arguments)
     # It makes the folder, and the repository of --push_to_hub.
     with writing_to(arguments.output_dir), explained("nothing was trained."):
@@ -82,7 +85,7 @@ def finetune(
             write_run_config(arguments.output_dir, COMMANDS[task], model_arguments, data_arguments, arguments)
         say_plan(trainer, splits, model_arguments)
     log_short_runs(trainer)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    train_until_stopped(trainer, checkpoint)
     if model_arguments.lora_r is not None:
         _merge_adapters(trainer, base_model)
     scores = trainer.evaluate_as_saved()

@@ -1,0 +1,1 @@
+"""Files of saved models, judged before anything is made of them."""

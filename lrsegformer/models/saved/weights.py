@@ -1,0 +1,72 @@
+"""Whether the files of weights in a folder are whole, from their headers and lengths: no tensor is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+# The length of the header stands in front of it, in 8 bytes; headers are at most 100 MB long (safetensors' format).
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000
+
+
+def fault_of_weights(folder: Path) -> str | None:
+    """
+    What is wrong with the weights of a saved model, as a clause that goes on from the folder's name (`"has no
+    model.safetensors"`), or `None`.
+
+    Looks at one file, at the shards that an index names, or at peft's adapters; a pickle is not taken.
+    """
+    if (folder / WEIGHTS_FILE).exists():
+        return fault_of_safetensors(folder / WEIGHTS_FILE)
+    if (folder / INDEX_FILE).exists():
+        return _fault_of_shards(folder)
+    if (folder / ADAPTER_WEIGHTS_FILE).exists():
+        return fault_of_safetensors(folder / ADAPTER_WEIGHTS_FILE)
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    pickles = [name for name in pickles if name.startswith(("pytorch_model", "model"))]
+    if pickles:
+        return f"has no {WEIGHTS_FILE} but {pickles[0]}, a pickle, which is not opened as it can run code"
+    return f"has no {WEIGHTS_FILE}"
+
+
+def fault_of_safetensors(file: Path) -> str | None:
+    """The same of a single file: cut short, empty, or of another format."""
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
+            if size == 0:
+                return f"has an empty {file.name}"
+            if not 2 <= length <= _LONGEST_HEADER:
+                return f"has a {file.name} that is no file of safetensors"
+            header = opened.read(length)
+        if len(header) < length:
+            return f"has a {file.name} that is cut short"
+        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        ends = [entry["data_offsets"][1] for entry in tensors.values()]
+    except OSError as error:
+        return f"has a {file.name} that cannot be read ({error.strerror})"
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return f"has a {file.name} that is no file of safetensors"
+    if not tensors:
+        return f"has a {file.name} without a tensor"
+    whole = _LENGTH_BYTES + length + max(ends)
+    return None if size == whole else f"has a {file.name} that is cut short ({size} of {whole} bytes)"
+
+
+def _fault_of_shards(folder: Path) -> str | None:
+    try:
+        shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
+        files = [folder / Path(name).name for name in sorted(shards)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"has a {INDEX_FILE} that cannot be read"
+    for file in files:
+        if not file.exists():
+            return f"has no {file.name}, which its {INDEX_FILE} names"
+        if fault := fault_of_safetensors(file):
+            return fault
+    return None if files else f"has a {INDEX_FILE} that names no file"

@@ -1,0 +1,54 @@
+"""Sums of a loss's parts between two lines of the log."""
+
+from collections.abc import Callable
+
+import torch
+
+
+class LossParts:
+    """
+    The parts of the training loss, summed on their device over the steps since the last line of the log.
+
+    What a checkpoint takes along of them ([`state`]) gives the next line of a run that goes on from it.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._task = torch.zeros(())
+        self._penalty = torch.zeros(())
+        self._void_batches = torch.zeros((), dtype=torch.int64)
+        self.steps = 0
+
+    def add(self, task_loss: torch.Tensor, penalty: torch.Tensor) -> None:
+        """What a forward pass contributes to its step."""
+        self._task = self._task.to(task_loss.device) + task_loss.detach()
+        self._penalty = self._penalty.to(task_loss.device) + penalty.detach()
+
+    def see_valid(self, labels: torch.Tensor) -> None:
+        """How many labels of a batch count, of which none is worth a warning."""
+        self._void_batches = self._void_batches.to(labels.device) + (labels == 0)
+
+    def means(self, gather: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> tuple[float, float, bool]:
+        """Of a step in the mean, over all processes: the two parts, and whether a batch had no label that counts."""
+        local = torch.stack([self._task, self._penalty, self._void_batches.float()]).to(device)
+        task, penalty, void = gather(local[None]).float().mean(dim=0).tolist()
+        steps = max(self.steps, 1)
+        return task / steps, penalty / steps, void > 0
+
+    def state(self) -> dict[str, float]:
+        """The sums of this process, as numbers that JSON keeps to the last bit."""
+        return {
+            "task": self._task.item(),
+            "penalty": self._penalty.item(),
+            "void_batches": self._void_batches.item(),
+            "steps": self.steps,
+        }
+
+    def load(self, state: dict[str, float]) -> None:
+        """Go on from a [`state`]."""
+        self._task, self._penalty = torch.tensor(state["task"]), torch.tensor(state["penalty"])
+        self._void_batches = torch.tensor(state["void_batches"])
+        self.steps = state["steps"]
