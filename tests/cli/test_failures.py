@@ -112,7 +112,11 @@ def program(tmp_path):
 
 
 def test_interrupt_from_a_terminal(program):
-    body = 'def run():\n    print("running", flush=True)\n    time.sleep(60)\nfailures.run_or_explain(run, REMEDIES)\n'
+    # Tests that run in the background hand on that Ctrl-C is ignored.
+    body = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    body += (
+        'def run():\n    print("running", flush=True)\n    time.sleep(60)\nfailures.run_or_explain(run, REMEDIES)\n'
+    )
     clean = {name: value for name, value in os.environ.items() if name != "RANK"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, program(body)], env=clean, **pipes) as process:
