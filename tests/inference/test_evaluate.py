@@ -226,7 +226,7 @@ BAD = [
     (["{ours}", "--dataset", "{scenes}", "--class_names", "road,sky,tree,car,_other"], "in another order"),
     (["{ours}", "--dataset", "{scenes}", "--class_names", "{names}", "--output_dir", "file"], "file is a file"),
     (["{classifier}", "--dataset", "{folders}", "--protocols", "slide"], "--protocols slide is for segmentation"),
-    (["torn"], "run.yaml is no mapping from option names to values"),
+    (["torn"], "run.yaml is not a mapping from option names to values"),
 ]
 
 
