@@ -154,6 +154,56 @@ class CleanUploadMixin:
             trainer_module.hf_api = make
 
 
+class ShardedTrainingMixin:
+    """
+    For Trainer subclasses: FSDP2 trains models with scalar parameters and without an input embedding.
+
+    - accelerate 1.15 asks every model for its input embedding, to shard it by itself, and transformers 5.23 raises
+      `NotImplementedError` for SegFormer, which has none, stock or ours (no upstream issue found).
+    - `fully_shard` of torch 2.13 refuses parameters without dimensions, as the learned constants are (it asks for a
+      shape of 1, which files of such models do not have). They stay whole on each process, and their gradients are
+      averaged here.
+    - What a sharded model is asked, every process has to ask; one process scores, saves and draws by a whole copy.
+    """
+
+    _scalars: nn.ParameterList | None = None
+
+    def _wrap_model(self, model: nn.Module, *args, **kwargs) -> nn.Module:
+        if self.is_fsdp_enabled and self._scalars is None:
+            own = self.accelerator.unwrap_model(model)
+            own.get_input_embeddings = _no_embedding
+            self._scalars = nn.ParameterList(each for each in own.parameters() if each.ndim == 0)
+            for each in self._scalars:  # Nothing else moves what is not sharded.
+                each.data = each.data.to(self.args.device)
+            self.accelerator.state.fsdp_plugin.ignored_modules = [self._scalars]
+        return super()._wrap_model(model, *args, **kwargs)
+
+    def training_step(self, *args, **kwargs) -> "torch.Tensor":
+        """Forward and backward pass of a batch; see [`~transformers.Trainer.training_step`]."""
+        loss = super().training_step(*args, **kwargs)
+        if self._scalars and self.accelerator.sync_gradients:
+            for each in self._scalars:
+                if each.grad is not None:
+                    each.grad = self.accelerator.reduce(each.grad, reduction="mean")
+        return loss
+
+    def make_whole(self) -> None:
+        """Of a model that FSDP2 has sharded, put a whole copy on each process in its place; training is over then."""
+        if not self.is_fsdp_enabled:
+            return
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True))
+        original = type(self.model).__mro__[2]  # FSDP2 makes a class of FSDPModule and the model's own.
+        whole = original(self.model.config)
+        whole.load_state_dict(state, strict=True)
+        self.model = self.model_wrapped = whole.to(self.args.device)
+
+
+def _no_embedding() -> None:
+    """What a model that is sharded answers when it is asked for its input embedding."""
+
+
 class StrictCheckpointMixin:
     """
     For Trainer subclasses: resuming and restoring the best model load every tensor ([`load_checkpoint_strictly`]).

@@ -341,3 +341,17 @@ def test_upstream_peft_still_keeps_original_and_copy_among_the_modules(adapted):
     assert len(layers) == 2 and any(name.endswith("original_module") for name in layers)
     wrapper = adapted.base_model.model.classifier
     assert not hasattr(wrapper, "get_active_module") and not hasattr(wrapper, "active_module")
+
+
+def test_upstream_segformer_still_knows_of_no_input_embedding():
+    with pytest.raises(NotImplementedError, match="get_input_embeddings"):
+        stock_model().get_input_embeddings()
+
+
+def test_upstream_sharding_still_refuses_scalars():
+    """Sharding itself, by two processes: tests/invariants/test_batch_splits.py."""
+    from torch.distributed.fsdp._fully_shard._fsdp_init import _verify_managed_param
+
+    _verify_managed_param("weight", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(ValueError, match="scalar parameters"):
+        _verify_managed_param("c", torch.nn.Parameter(torch.zeros(())))

@@ -176,6 +176,8 @@ def _check_given_once(axes: Mapping[str, Any], mappings: Mapping[str, Any], sour
     named |= {f"cells: {k}": v for k, v in mappings["cells"].items()}
     for where, options in {**shared, **named}.items():
         for name in options:
+            if str(name).endswith("_token"):  # It would stand in matrix.json and in the logs.
+                raise InputError(f"{source}, {where}: {name} is no option of a file; run `hf auth login` instead.")
             if name in ("output_dir", "resume_from_checkpoint"):
                 raise InputError(f"{source}, {where}: {name} is the matrix's own; leave it out.")
             if name in ("task", "variant", "strategy") and not where.startswith("cells"):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import IntervalStrategy, Trainer
 from transformers.utils import logging
 
-from lrsegformer._compat import StrictCheckpointMixin, WholeCheckpointMixin, remove_autocast
+from lrsegformer._compat import ShardedTrainingMixin, StrictCheckpointMixin, WholeCheckpointMixin, remove_autocast
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.hub.pushing import RunUploadMixin
 from lrsegformer.losses import total_weight, valid_pixels
@@ -29,7 +29,7 @@ from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, StrictCheckpointMixin, Trainer):
+class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMixin, StrictCheckpointMixin, Trainer):
     """
     [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
 
@@ -322,6 +322,7 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, StrictCheckpointM
         [`evaluate`] in the precision of the weights: without autocast, which training has with `bf16` or `fp16`, and
         without a cast of the model. Who loads the saved model gets these scores. Training cannot go on after it.
         """
+        self.make_whole()
         remove_autocast(self.accelerator.unwrap_model(self.model))
         self.args.bf16_full_eval = self.args.fp16_full_eval = False
         return self.evaluate()

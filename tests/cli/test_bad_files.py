@@ -147,6 +147,18 @@ CASES = [
         for kind, (mask, options) in VOID.items()
     ),
     Case(
+        "a token in a matrix",
+        "run --matrix m.yaml --output_dir out",
+        ("m.yaml, common", "hub_token", "hf auth login"),
+        {"m.yaml": "tasks: [segmentation]\ncommon: {dataset: digits, hub_token: hf_secret}\n"},
+    ),
+    Case(
+        "a cell above the matrix",
+        "run --matrix m.yaml --output_dir out",
+        ("m.yaml, cells", "'../up'", "letters"),
+        {"m.yaml": "tasks: [segmentation]\ncells: {../up: {seed: 1}}\n"},
+    ),
+    Case(
         "300 classes",
         f"{SEGMENT} --class_names {MANY},class7",
         ("--class_names", "class7", "more than once"),

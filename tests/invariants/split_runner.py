@@ -1,29 +1,37 @@
 """
 Two optimizer steps on fixed images, their batch split as asked; writes losses, gradients and scores.
 
-    torchrun --nproc_per_node 2 split_runner.py OUT PER_DEVICE ACCUMULATION
+    torchrun --nproc_per_node 2 split_runner.py OUT PER_DEVICE ACCUMULATION [fsdp2]
 
 Everything that rule 5 leaves out is off: the statistics of BatchNorm are frozen and nothing is dropped.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import torch
+import yaml
+from accelerate import state
+from accelerate.utils import DistributedType
 from transformers import SegformerImageProcessorPil, TrainerCallback, set_seed
 
 from lrsegformer import LRSegformerTrainer, LRSegformerTrainingArguments
 from lrsegformer.data.dataset import collate
 from lrsegformer.models.loading import build_model
 
-# Task, strategy, and steps of adversarial training.
+# Task, strategy, scope, and steps of adversarial training.
 CASES = (
-    ("segmentation", "stable_softplus", 0),
-    ("segmentation", "jacobian_norm", 0),
-    ("classification", "stable_softplus", 0),
-    ("segmentation", "stable_softplus", 2),
-    ("classification", "stable_softplus", 1),
+    ("segmentation", "stable_softplus", "head", 0),
+    ("segmentation", "jacobian_norm", "head", 0),
+    ("segmentation", "geometric_mean", "network", 0),
+    ("segmentation", "geometric_mean", "certified", 0),
+    ("classification", "stable_softplus", "head", 0),
+    ("classification", "geometric_mean", "certified", 0),
+    ("segmentation", "stable_softplus", "head", 2),
+    ("classification", "stable_softplus", "head", 1),
 )
+FSDP2 = Path(__file__).resolve().parents[2] / "accelerate_configs" / "fsdp2.yaml"
 TOTAL, STEPS, CLASSES, SIDE = 8, 2, 5, 32
 # A number that two processes cannot share evenly: of its last batch one of them has nothing of its own.
 EVALUATED = 5
@@ -60,16 +68,43 @@ class Gradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         named = getattr(model, "module", model).named_parameters()
-        self.steps.append({name: parameter.grad.detach().clone() for name, parameter in named})
+        self.steps.append({name: whole(parameter.grad).detach().clone() for name, parameter in named})
 
 
-def start(task: str, strategy: str) -> torch.nn.Module:
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that FSDP2 has divided."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard_on_the_cpu() -> None:
+    """
+    Let accelerate shard as accelerate_configs/fsdp2.yaml says, by gloo on the CPU.
+
+    accelerate 1.15 leaves FSDP out where processes share a CPU: `AcceleratorState` looks at the kinds of GPUs alone
+    and goes on as if nothing was asked for. All that follows from its `distributed_type` works there.
+    """
+    for name, value in yaml.safe_load(FSDP2.read_text())["fsdp_config"].items():
+        os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    initialise = state.AcceleratorState.__init__
+
+    def initialise_sharded(self, *args, fsdp_plugin=None, **kwargs):
+        initialise(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        plugin = fsdp_plugin or self.__dict__.get("fsdp_plugin")
+        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
+
+    state.AcceleratorState.__init__ = initialise_sharded
+
+
+def start(task: str, strategy: str, scope: str) -> torch.nn.Module:
     """The model, the same in every process, in training mode but for BatchNorm and dropout."""
     set_seed(0)
     model = build_model(
         task,
         "tiny",
         lipschitz_strategy=strategy,
+        lipschitz_scope=scope,
         num_labels=CLASSES,
         # Large enough for the loss to differ from image to image.
         initializer_range=0.2,
@@ -98,7 +133,9 @@ def loss_by_hand(model: torch.nn.Module, dataset: Images) -> float:
     return total / count
 
 
-def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accumulation: int, folder: str) -> dict:
+def run(
+    task: str, strategy: str, scope: str, adversarial_steps: int, per_device: int, accumulation: int, folder: str
+) -> dict:
     """Losses, gradients and scores of a run."""
     gradients = Gradients()
     arguments = LRSegformerTrainingArguments(
@@ -124,7 +161,7 @@ def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accum
     )
     assert arguments.total_batch_size == TOTAL
     trainer = LRSegformerTrainer(
-        model=start(task, strategy),
+        model=start(task, strategy, scope),
         args=arguments,
         train_dataset=Images(task, STEPS * TOTAL),
         eval_dataset=Images(task, EVALUATED),
@@ -135,7 +172,10 @@ def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accum
     trainer.train()
     scores = trainer.evaluate()
     predicted = trainer.predict(trainer.eval_dataset)
+    sharded = type(trainer.model).__name__.startswith("FSDP")  # After a forward pass the parameters are whole again.
+    trainer.make_whole()
     return {
+        "sharded": sharded,
         "world_size": arguments.world_size,
         "logs": [
             {name: log[name] for name in ("loss", "loss_task", "loss_lipschitz", "grad_norm")}
@@ -158,9 +198,12 @@ def run(task: str, strategy: str, adversarial_steps: int, per_device: int, accum
 if __name__ == "__main__":
     out, per_device, accumulation = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
-    for task, strategy, adversarial_steps in CASES:
-        result = run(task, strategy, adversarial_steps, per_device, accumulation, str(out))
+    if sys.argv[4:] == ["fsdp2"]:
+        shard_on_the_cpu()
+        CASES = tuple(case for case in CASES if case[-1] == 0)  # Adversarial training refuses sharded models.
+    for case in CASES:
+        result = run(*case, per_device, accumulation, str(out))
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        torch.save(result, out / f"{task}-{strategy}-{adversarial_steps}-{rank}.pt")
+        torch.save(result, out / f"{'-'.join(map(str, case))}-{rank}.pt")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -9,12 +9,16 @@ import torch
 from tests.ranks import run_two_ranks
 
 RUNNER = Path(__file__).with_name("split_runner.py")
+# Task, strategy, scope, and steps of adversarial training.
 CASES = (
-    ("segmentation", "stable_softplus", 0),
-    ("segmentation", "jacobian_norm", 0),
-    ("classification", "stable_softplus", 0),
-    ("segmentation", "stable_softplus", 2),
-    ("classification", "stable_softplus", 1),
+    ("segmentation", "stable_softplus", "head", 0),
+    ("segmentation", "jacobian_norm", "head", 0),
+    ("segmentation", "geometric_mean", "network", 0),
+    ("segmentation", "geometric_mean", "certified", 0),
+    ("classification", "stable_softplus", "head", 0),
+    ("classification", "geometric_mean", "certified", 0),
+    ("segmentation", "stable_softplus", "head", 2),
+    ("classification", "stable_softplus", "head", 1),
 )
 LOSSES = ("loss", "loss_task", "loss_lipschitz", "grad_norm")
 
@@ -51,39 +55,61 @@ def assert_same(found, expected):
     torch.testing.assert_close(found["predicted"], expected["predicted"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("task", "strategy", "adversarial_steps"), CASES)
-def test_accumulation_and_processes(runner, two_processes, tmp_path, task, strategy, adversarial_steps):
-    whole = runner.run(task, strategy, adversarial_steps, 8, 1, str(tmp_path))
+@pytest.fixture(scope="module")
+def two_sharded_processes(made_once) -> Path:
+    """The same with parameters, gradients and optimizer states sharded over the two processes."""
+    return made_once(
+        "two_sharded", lambda folder: run_two_ranks(RUNNER, str(folder), "2", "2", "fsdp2", log=folder / "log.txt")
+    )
+
+
+def of_ranks(folder: Path, case: tuple) -> list[dict]:
+    """What each of the two processes found."""
+    ranks = [torch.load(folder / f"{'-'.join(map(str, case))}-{rank}.pt") for rank in range(2)]
+    assert [rank["world_size"] for rank in ranks] == [2, 2]
+    return ranks
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_accumulation_and_processes(runner, two_processes, tmp_path, case):
+    whole = runner.run(*case, 8, 1, str(tmp_path))
     assert whole["world_size"] == 1 and len(whole["logs"]) == 2
     assert all(log["loss_task"] > 0 and log["loss_lipschitz"] > 0 for log in whole["logs"])
     assert whole["eval_losses"]["loss_task"] == pytest.approx(whole["by_hand"], rel=1e-6)
     assert len(whole["predicted"]) == runner.EVALUATED
-    assert_same(runner.run(task, strategy, adversarial_steps, 2, 4, str(tmp_path)), whole)
+    assert_same(runner.run(*case, 2, 4, str(tmp_path)), whole)
+    for rank in of_ranks(two_processes, case):
+        assert not rank["sharded"]
+        assert_same(rank, whole)
 
-    ranks = [torch.load(two_processes / f"{task}-{strategy}-{adversarial_steps}-{rank}.pt") for rank in range(2)]
-    assert [rank["world_size"] for rank in ranks] == [2, 2]
-    for rank in ranks:
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case[-1] == 0], ids=lambda case: "-".join(map(str, case)))
+def test_sharded_processes(runner, two_sharded_processes, tmp_path, case):
+    whole = runner.run(*case, 8, 1, str(tmp_path))
+    for rank in of_ranks(two_sharded_processes, case):
+        assert rank["sharded"]
         assert_same(rank, whole)
 
 
 @pytest.mark.parametrize(("task", "steps"), [("segmentation", 2), ("classification", 1)])
 def test_adversarial_starts_by_position_would_be_another_loss(runner, tmp_path, monkeypatch, task, steps):
     """What the cases with an attack are worth: both the attack and its random starts are far above the tolerance."""
-    whole = runner.run(task, "stable_softplus", steps, 8, 1, str(tmp_path))
+    whole = runner.run(task, "stable_softplus", "head", steps, 8, 1, str(tmp_path))
     with pytest.raises(AssertionError):
-        assert_same(runner.run(task, "stable_softplus", 0, 8, 1, str(tmp_path)), whole)
+        assert_same(runner.run(task, "stable_softplus", "head", 0, 8, 1, str(tmp_path)), whole)
     by_position = "lrsegformer.training.adversarial.sample_seeds"
     monkeypatch.setattr(by_position, lambda images: torch.arange(len(images)))
-    whole = runner.run(task, "stable_softplus", steps, 8, 1, str(tmp_path))
+    whole = runner.run(task, "stable_softplus", "head", steps, 8, 1, str(tmp_path))
     with pytest.raises(AssertionError):
-        assert_same(runner.run(task, "stable_softplus", steps, 2, 4, str(tmp_path)), whole)
+        assert_same(runner.run(task, "stable_softplus", "head", steps, 2, 4, str(tmp_path)), whole)
 
 
 def test_a_mean_of_means_would_be_another_evaluation(runner, tmp_path, monkeypatch):
     """What transformers' own mean over the batches would give."""
-    whole = runner.run("segmentation", "stable_softplus", 0, 8, 1, str(tmp_path))
+    whole = runner.run("segmentation", "stable_softplus", "head", 0, 8, 1, str(tmp_path))
     monkeypatch.setattr("lrsegformer.training.scoring.RunningLoss.add", by_batch)
-    split = runner.run("segmentation", "stable_softplus", 0, 2, 4, str(tmp_path))
+    split = runner.run("segmentation", "stable_softplus", "head", 0, 2, 4, str(tmp_path))
     assert abs(split["eval_losses"]["loss_task"] / whole["by_hand"] - 1) > 1e-3
 
 
@@ -100,9 +126,9 @@ def test_a_mean_of_means_would_be_another_loss(runner, tmp_path, monkeypatch):
             share = 1 / self.args.gradient_accumulation_steps
             return share, share
 
-    whole = runner.run("segmentation", "stable_softplus", 0, 8, 1, str(tmp_path))
+    whole = runner.run("segmentation", "stable_softplus", "head", 0, 8, 1, str(tmp_path))
     monkeypatch.setattr(runner, "LRSegformerTrainer", MeanOfMeans)
-    split = runner.run("segmentation", "stable_softplus", 0, 2, 4, str(tmp_path))
+    split = runner.run("segmentation", "stable_softplus", "head", 0, 2, 4, str(tmp_path))
     tasks = [result["logs"][0]["loss_task"] for result in (split, whole)]
     assert abs(tasks[0] / tasks[1] - 1) > 1e-3
     with pytest.raises(AssertionError):
