@@ -95,8 +95,9 @@ def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
     if len(sizes) > 1:
         (height, width), (other_height, other_width) = sizes[:2]
         raise InputError(
-            f"images of {width}x{height} and {other_width}x{other_height} cannot share a batch; images of different "
-            "sizes need --per_device_eval_batch_size 1"
+            f"images of {width}x{height} and {other_width}x{other_height} cannot share a batch; where they are "
+            "scored, give --per_device_eval_batch_size 1; where they are trained on by --whole_images, --scale_min 1 "
+            "--scale_max 1, or --per_device_train_batch_size 1"
         )
     # Stacks; in a worker process straight into the shared memory through which the batch travels.
     return torch.utils.data.default_collate(tensors)
