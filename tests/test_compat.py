@@ -1,5 +1,5 @@
 """
-Each workaround of `lrsegformer/_compat.py` twice: that it works, and that stock classes still need it.
+Each workaround of `_compat.py` and `_compat_trainer.py` twice: that it works, and that stock classes still need it.
 
 A test named `test_upstream_...` that fails after an upgrade is good news: the workaround beside it can go.
 """
@@ -26,8 +26,6 @@ from transformers.models.auto import modeling_auto
 
 from lrsegformer import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer._compat import (
-    CleanUploadMixin,
-    StrictCheckpointMixin,
     active_module,
     active_modules,
     is_adapted,
@@ -36,6 +34,7 @@ from lrsegformer._compat import (
     register_key_renaming,
     remove_autocast,
 )
+from lrsegformer._compat_trainer import CleanUploadMixin, StrictCheckpointMixin
 from lrsegformer.layers.base import LipschitzConstraint
 
 SIZES = {

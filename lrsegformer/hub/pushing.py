@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from lrsegformer._compat import ARGUMENTS_FILE, CleanUploadMixin
+from lrsegformer._compat_trainer import ARGUMENTS_FILE, CleanUploadMixin
 from lrsegformer.errors import InputError
 from lrsegformer.hub.sections import drop_outdated_sections, outdated_files
 

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from lrsegformer._compat import WholeCheckpointMixin
+from lrsegformer._compat_trainer import WholeCheckpointMixin
 from lrsegformer.errors import InputError
 from lrsegformer.training.run.checkpoints import last_whole_checkpoint
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from transformers import IntervalStrategy, Trainer
 from transformers.utils import logging
 
-from lrsegformer._compat import ShardedTrainingMixin, StrictCheckpointMixin, WholeCheckpointMixin, remove_autocast
+from lrsegformer._compat import remove_autocast
+from lrsegformer._compat_trainer import ShardedTrainingMixin, StrictCheckpointMixin, WholeCheckpointMixin
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.hub.pushing import RunUploadMixin
 from lrsegformer.losses import total_weight, valid_pixels
@@ -34,9 +35,8 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
     [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
 
     - `loss = loss_task + loss_lipschitz`, the second `lambda_lip` times the model's `lipschitz_penalty`; the log has
-      all three, `lipschitz/<layer>` with the bound of each constrained layer of the head, `lipschitz/encoder_largest`
-      and `lipschitz/encoder_geometric_mean` of the encoder's where they are constrained, and `lipschitz/head` with the
-      bound of the head, in the norm of the strategy, where the constraint bounds it.
+      all three, and the bounds that the constraint gives: `lipschitz/<layer>` of the head's layers, `lipschitz/head`,
+      `lipschitz/network`, `lipschitz/encoder_largest` and `lipschitz/encoder_geometric_mean`.
     - The task loss is the mean over the valid pixels (segmentation) or samples (classification) of the whole batch of
       an optimizer step, over accumulation steps and processes. Loss and gradients do not depend on how that batch is
       split.
@@ -111,7 +111,7 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
             return super().train(self._continuation.checkpoint, *args, **kwargs)
 
     def own_sums(self) -> dict[str, Any]:
-        """Of the next line of the log; see [`~lrsegformer._compat.WholeCheckpointMixin`]."""
+        """Of the next line of the log; see [`~lrsegformer._compat_trainer.WholeCheckpointMixin`]."""
         return {"parts": self._parts.state(), "attack": self._adversary.state() if self._adversary else None}
 
     def load_own_sums(self, sums: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from lrsegformer.data.processor import build_processor, load_processor, normalis
 from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.encoder.adapters import refuse_adapter_alone
+from lrsegformer.models.saved.folder import refuse_broken_folder
 from lrsegformer.models.task import task_of_config
 
 _AUTO_CLASSES = {
@@ -83,6 +84,7 @@ def find_checkpoints(names: Sequence[str], option: str = "--models") -> list[Che
     checkpoints = []
     for name in names:
         refuse_adapter_alone(name, f"{option} {name}")
+        refuse_broken_folder(name, f"{option} {name}")
         config = _reach(name, option, lambda name=name: AutoConfig.from_pretrained(name))
         class_names = tuple(config.id2label[index] for index in sorted(config.id2label))
         checkpoints.append(Checkpoint(name, labels[name], _task_of(f"{option} {name}", config), class_names, option))

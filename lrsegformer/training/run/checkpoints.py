@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerState
 from transformers.utils import logging
 
-from lrsegformer._compat import sums_file
+from lrsegformer._compat_trainer import sums_file
 from lrsegformer.choices import Task
 from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig

@@ -14,6 +14,7 @@ from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.hub.pushing import explained, upload_later
 from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, merged, save_adapters
+from lrsegformer.models.saved.folder import refuse_broken_folder
 from lrsegformer.output_folder import check_place
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.progress import TimeEstimate
@@ -57,6 +58,8 @@ def finetune(
     _show_progress(arguments)
     set_seed(arguments.seed)
     base_model = None if model_arguments.architecture else model_arguments.model_name_or_path
+    if base_model is not None:  # before the data, which take minutes, and the processor's numbers are looked at
+        refuse_broken_folder(base_model, f"The checkpoint {base_model}")
     image_mean, image_std = channel_statistics(base_model, model_arguments.model_revision)
     with arguments.main_process_first(desc="opening the data set"):
         splits = load_data(data_arguments, task, arguments.seed, image_mean, image_std)

@@ -1,0 +1,96 @@
+"""Whether a folder can hold a saved model, before a library fails over it in words of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lrsegformer.errors import InputError
+from lrsegformer.models.saved.weights import INDEX_FILE, WEIGHTS_FILE, fault_of_weights
+
+CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+# One entry a stage, each a whole number of at least 1.
+_OF_STAGES = ("depths", "hidden_sizes", "num_attention_heads", "sr_ratios", "patch_sizes", "strides", "mlp_ratios")
+_STAGES = 4
+_COUNTS = ("num_channels", "num_encoder_blocks", "decoder_hidden_size", "num_labels")
+
+
+def refuse_broken_folder(name: str, said: str) -> None:
+    """
+    Refuse a folder whose configuration, weights or processor cannot be those of a SegFormer.
+
+    Weights as pickles are left to transformers, which opens none that could run code.
+
+    Args:
+        name (`str`): the folder, or an id on the Hub, which is not looked at.
+        said (`str`): the folder as the command line names it.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: for such a folder, naming the file.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    fault = _fault_of_config(folder) or _fault_of_processor(folder)
+    if fault is None and any((folder / file).exists() for file in (WEIGHTS_FILE, INDEX_FILE)):
+        fault = fault_of_weights(folder)
+    if fault is not None:
+        raise InputError(f"{said} {fault}: give the folder of a finished run, or save the model again.")
+
+
+def _fault_of_config(folder: Path) -> str | None:
+    if not (folder / CONFIG_FILE).exists():
+        return f"has no {CONFIG_FILE}"
+    config = _mapping(folder / CONFIG_FILE)
+    if config is None:
+        return f"has a {CONFIG_FILE} that is no JSON object"
+    stages = config.get("num_encoder_blocks", _STAGES)
+    for field in _COUNTS:
+        if field in config and not _is_count(config[field]):
+            return f"has a {CONFIG_FILE} whose {field} is {config[field]!r}, no whole number of at least 1"
+    for field in _OF_STAGES:
+        values = config.get(field)
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) != stages or not all(map(_is_count, values)):
+            return f"has a {CONFIG_FILE} whose {field} are {values!r}, not {stages} whole numbers of at least 1"
+    id2label = config.get("id2label")
+    if id2label is not None and not (isinstance(id2label, dict) and all(str(key).isdecimal() for key in id2label)):
+        return f"has a {CONFIG_FILE} whose id2label is no object from class indices to names"
+    return None
+
+
+def _fault_of_processor(folder: Path) -> str | None:
+    if not (folder / PROCESSOR_FILE).exists():
+        return None
+    processor = _mapping(folder / PROCESSOR_FILE)
+    if processor is None:
+        return f"has a {PROCESSOR_FILE} that is no JSON object"
+    for field, smallest in (("image_mean", -math.inf), ("image_std", 0.0)):
+        values = processor.get(field)
+        if values is None:
+            continue
+        if not isinstance(values, list) or not values or not all(_is_above(value, smallest) for value in values):
+            wanted = "finite numbers" if field == "image_mean" else "finite numbers above 0"
+            return f"has a {PROCESSOR_FILE} whose {field} is {values!r}, not {wanted}"
+    return None
+
+
+def _mapping(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_above(value: Any, smallest: float) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > smallest

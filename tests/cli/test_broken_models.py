@@ -1,0 +1,88 @@
+"""Folders that cannot hold a model: every command that loads one says which file is wrong, and writes nothing."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.cli.bad_input import DIGITS, Case, refuse, stripes
+
+BENCH = "--dataset digits --image_size 64 --max_eval_samples 2 --output_dir out"
+FROM_MODEL = DIGITS.replace("--architecture tiny", "--model_name_or_path model")
+COMMANDS = {
+    "finetune-seg": f"finetune-seg {FROM_MODEL} --output_dir out",
+    "robustness": f"robustness --models model --attacks pgd --eps 1 {BENCH}",
+    "certify": f"certify --models model {BENCH}",
+    "evaluate": f"evaluate model {BENCH}",
+    "predict": "predict model image.png --output_dir out",
+    "export": "export model --format stock --output_dir out",
+}
+
+
+def cut(part):
+    return lambda path: path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+
+
+def text(content):
+    return lambda path: path.write_text(content)
+
+
+def without(path):
+    path.unlink()
+
+
+def with_field(name, value):
+    def change(path):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+    return change
+
+
+WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+FAULTS = {
+    "empty weights": (WEIGHTS, cut(0)),
+    "weights without their end": (WEIGHTS, cut(0.7)),
+    "weights without their header": (WEIGHTS, cut(0.001)),
+    "weights that are text": (WEIGHTS, text("<html>not found</html>")),
+    "no configuration": (CONFIG, without),
+    "configuration a list": (CONFIG, text("[1, 2]")),
+    "configuration null": (CONFIG, text("null")),
+    "configuration cut short": (CONFIG, cut(0.5)),
+    "configuration empty": (CONFIG, cut(0)),
+    "negative depths": (CONFIG, with_field("depths", [-1, 1, 1, 1])),
+    "depths a word": (CONFIG, with_field("depths", "deep")),
+    "three stages of sizes": (CONFIG, with_field("hidden_sizes", [8, 8, 16])),
+    "heads of half": (CONFIG, with_field("num_attention_heads", [0.5, 1, 2, 2])),
+    "no channels": (CONFIG, with_field("num_channels", 0)),
+    "decoder width a list": (CONFIG, with_field("decoder_hidden_size", [12])),
+    "classes a list": (CONFIG, with_field("id2label", ["a", "b"])),
+    "processor no JSON": (PROCESSOR, text("size: 64")),
+    "processor a list": (PROCESSOR, text("[]")),
+    "mean not a number": (PROCESSOR, with_field("image_mean", [float("nan"), 0.4, 0.4])),
+    "deviation zero": (PROCESSOR, with_field("image_std", [0.0, 0.2, 0.2])),
+    "deviation words": (PROCESSOR, with_field("image_std", ["a", "b", "c"])),
+}
+
+
+def broken(world, file, change):
+    def make(path):
+        shutil.copytree(world / "ours", path)
+        change(path / file)
+
+    return make
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_broken_models(name, fault, tmp_path, world, monkeypatch, capsys):
+    file, change = FAULTS[fault]
+    files = {"model": broken(world, file, change), "image.png": stripes()}
+    case = Case(fault, COMMANDS[name], ("model", file), files)
+    line = refuse(case, tmp_path, world, monkeypatch, capsys)
+    assert "\n" not in line and ("give the folder" in line or "save the model again" in line)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_other_models_and_none(name, tmp_path, world, monkeypatch, capsys):
+    files = {"model": lambda path: path.mkdir(), "image.png": stripes()}
+    refuse(Case("an empty folder", COMMANDS[name], ("model", CONFIG), files), tmp_path, world, monkeypatch, capsys)
