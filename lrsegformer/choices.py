@@ -23,6 +23,8 @@ EXPORT_FORMATS = ("stock", "onnx", "pt2")
 # What `--strategy` calls the baseline; the strategies are those of the registry in layers/.
 NO_STRATEGY = "none"
 SCOPES = ("head", "projections", "network", "certified")
+# Those that constrain layers of the encoder.
+ENCODER_SCOPES = SCOPES[2:]
 # As what a file of a scope can be read, too: the layers that are added start from the plain weights that it has.
 WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
 # Whose Jacobian a strategy may penalise.

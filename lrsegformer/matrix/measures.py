@@ -78,14 +78,18 @@ def _content(path: Path) -> dict[str, Any] | None:
         ) from None
 
 
+# Parts of a report of bounds, and what tables call their bounds.
+_BOUNDED = {"head": "bound of the head", "network": "bound of the network"}
+
+
 def _of_training(source: str, task: str, content: Mapping[str, Any]) -> Iterator[Measure]:
     for score in SCORES[task]:
         yield Measure(source, "", score, MEASURED, content.get(f"eval_{score}"))
     report = content.get("lipschitz") or {}
-    for part in ("head", "network"):
+    for part, name in _BOUNDED.items():
         bound = report.get(part) or {}
         if bound.get("guaranteed"):
-            yield Measure(source, bound.get("norm", ""), f"bound of the {part}", CERTIFIED, bound.get("bound"))
+            yield Measure(source, bound.get("norm", ""), name, CERTIFIED, bound.get("bound"))
 
 
 def _of_evaluation(source: str, task: str, content: Mapping[str, Any]) -> Iterator[Measure]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from lrsegformer.choices import (
     ARCHITECTURES,
     CERTIFIED_ATTENTIONS,
+    ENCODER_SCOPES,
     LORA_TARGETS,
     NO_STRATEGY,
     PENALTIES,
@@ -135,7 +136,7 @@ class ModelArguments:
                 f"--lora_r with --architecture {self.architecture}: adapters leave the encoder's weights as they are, "
                 "and these are random; start from a checkpoint by --model_name_or_path, or leave --lora_r out."
             )
-        if self.strategy != NO_STRATEGY and self.scope in ("network", "certified"):
+        if self.strategy != NO_STRATEGY and self.scope in ENCODER_SCOPES:
             raise InputError(
                 f"--lora_r with --scope {self.scope}: the encoder's layers are constrained, and an adapter beside one "
                 "lies outside its constraint, so that the bound would not hold; use --scope head or projections, or "

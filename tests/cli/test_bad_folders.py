@@ -130,7 +130,13 @@ CASES = [
     ),
     *(linked(name) for name in LINES),
     *(placed(name, place) for name in LINES for place in PLACES),
-    *(elsewhere(name, place) for name in LINES for place in ELSEWHERE),
+    # Of a run that is to go on from a checkpoint, the checkpoint is looked at before a folder is made.
+    *(
+        elsewhere(name, place)
+        for name in LINES
+        for place in ELSEWHERE
+        if (name, place) != ("resumed", "of the system")
+    ),
 ]
 
 

@@ -64,6 +64,7 @@ folder.mkdir(parents=True)
 for step in range(8):
     time.sleep(0.05)
     print({'loss': 1.0}, flush=True)
+time.sleep(0.2)
 (folder / "all_results.json").write_text(json.dumps(
     {"validation_images": {"scored": 4, "of": 200}, "eval_runtime": 0.2}))
 (folder / "trainer_state.json").write_text(json.dumps({"global_step": 8, "epoch": 0.5}))

@@ -162,6 +162,9 @@ def test_the_owner_dies_with_its_process(tmp_path):
 
 
 def test_ctrl_c_stops_the_running_cell_and_begins_no_other(run, make_cell):
+    # Where tests run in the background of a shell, the signal is ignored, by what they start, too.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupt() -> None:
         log = run.folder / BASELINE(0) / "calls.log"
         while not log.exists():
@@ -170,8 +173,11 @@ def test_ctrl_c_stops_the_running_cell_and_begins_no_other(run, make_cell):
 
     pause = threading.Event()
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(make_cell(0, "wait"), make_cell(1))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(make_cell(0, "wait"), make_cell(1))
+    finally:
+        signal.signal(signal.SIGINT, former)
     found = entries(run.folder)
     assert "stopped: told to" in (run.folder / BASELINE(0) / "train.log").read_text()
     assert [found[BASELINE(seed)]["status"] for seed in (0, 1)] == ["pending", "pending"]

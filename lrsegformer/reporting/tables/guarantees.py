@@ -156,10 +156,10 @@ def _proven_bounds(arena: Arena) -> Table | None:
     ]
     rows = []
     for group in arena.groups:
-        found = {name: _bounds(group, name) for name in ("head", "network", "layers")}
-        if any(found.values()):
-            cells = [largest(found["head"]), text_cell(_norm_of_head(group)), largest(found["network"])]
-            rows.append([name_cell(group), *cells, largest(found["layers"]), text_cell(_limited(group))])
+        of_head, of_network, of_layers = _bounds(group, "head"), _bounds(group, "network"), _bounds(group, "layers")
+        if of_head or of_network or of_layers:
+            cells = [largest(of_head), text_cell(_norm_of_head(group)), largest(of_network)]
+            rows.append([name_cell(group), *cells, largest(of_layers), text_cell(_limited(group))])
     if not rows:
         return None
     notes = [
