@@ -98,7 +98,7 @@ def test_checkpoint_that_is_not_a_segformer(explain, tmp_path, tiny):
     options = [*tiny[2:], *DIGITS, "--model_name_or_path"]
     assert_words(explain(*options, str(tmp_path / "bert")), "bert", "not a SegFormer", "nvidia/mit-b0")
     (tmp_path / "empty").mkdir()
-    assert_words(explain(*options, str(tmp_path / "empty")), "empty", "--architecture tiny")
+    assert_words(explain(*options, str(tmp_path / "empty")), "empty has no config.json", "give the folder")
     assert_words(explain(*options, "./nowhere"), "nowhere", "--architecture tiny")
 
 

@@ -12,6 +12,7 @@ from lrsegformer.models.saved.weights import INDEX_FILE, WEIGHTS_FILE, fault_of_
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
+_MODEL_TYPES = ("lrsegformer", "segformer")
 # One entry a stage, each a whole number of at least 1.
 _OF_STAGES = ("depths", "hidden_sizes", "num_attention_heads", "sr_ratios", "patch_sizes", "strides", "mlp_ratios")
 _STAGES = 4
@@ -47,6 +48,8 @@ def _fault_of_config(folder: Path) -> str | None:
     config = _mapping(folder / CONFIG_FILE)
     if config is None:
         return f"has a {CONFIG_FILE} that is no JSON object"
+    if config.get("model_type", _MODEL_TYPES[0]) not in _MODEL_TYPES:
+        return None  # Another kind of model, which is said by name where the task is asked for.
     stages = config.get("num_encoder_blocks", _STAGES)
     for field in _COUNTS:
         if field in config and not _is_count(config[field]):
