@@ -39,6 +39,7 @@ class Range:
 
 NOT_NEGATIVE = Range("0 or a positive number")
 POSITIVE = Range("a positive number", above_low=True)
+FROM_ZERO = Range("a whole number of at least 0")
 COUNT = Range("a whole number of at least 1", low=1)
 SHARE = Range("a share from 0 to 1", high=1)
 SHARE_BELOW_ONE = Range("a number of at least 0 and below 1", high=1, below_high=True)

@@ -66,3 +66,16 @@ def make_stock() -> Callable:
         return stir(classes[task](SegformerConfig(**{**TINY, **config}))).eval()
 
     return make
+
+
+# For what takes seconds a stage, as tracing does.
+TWO_STAGES = {
+    "num_encoder_blocks": 2,
+    "depths": (1, 1),
+    "sr_ratios": (2, 1),
+    "hidden_sizes": (8, 16),
+    "patch_sizes": (7, 3),
+    "strides": (4, 2),
+    "num_attention_heads": (1, 2),
+    "mlp_ratios": (1, 1),
+}

@@ -1,10 +1,9 @@
 """`lrsegformer certify`: certificates of models, beside attacks and smoothing."""
 
-import logging
 import os
 import sys
 
-from lrsegformer.cli.failures import Remedies, run_or_explain
+from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.robustness.bench.arguments import BenchDataArguments
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
@@ -25,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
 def build_parser() -> OneLineParser:
     """The parser of the options."""
     parser = OneLineParser((CertificateArguments, BenchDataArguments), description=DESCRIPTION)
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser.add_config()
     return parser
 
 
@@ -44,9 +43,7 @@ def _run(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
     from lrsegformer.robustness.certificates.run import run_certificates
 
-    is_first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("lrsegformer").setLevel(logging.INFO if is_first else logging.ERROR)
+    is_first = tell_progress()
     run_certificates(*arguments)
     if is_first:
         print(f"Report: {os.path.join(arguments[0].output_dir, 'results.md')}")

@@ -1,12 +1,11 @@
 """`lrsegformer evaluate`: the scores of a checkpoint by every protocol."""
 
-import logging
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lrsegformer.cli.failures import Remedies, run_or_explain
+from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.inference.evaluation_arguments import (
     EvaluateArguments,
@@ -36,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
 def build_parser() -> OneLineParser:
     """The parser: the model by its place, everything else by options."""
     parser = OneLineParser((EvaluateArguments, EvaluationDataArguments), description=DESCRIPTION)
-    parser.add_argument("model", metavar="MODEL", help="Folder of a run or of a checkpoint, or an id on the Hub.")
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser.add_model()
+    parser.add_config()
     return parser
 
 
@@ -62,9 +61,7 @@ def _run(argv: list[str]) -> None:
     model, arguments, data_arguments, is_own = parse_arguments(argv)
     from lrsegformer.inference.evaluate import evaluate
 
-    is_first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("lrsegformer").setLevel(logging.INFO if is_first else logging.ERROR)
+    is_first = tell_progress()
     # A checkpoint on the way is not what the run's folder is about.
     own = run_folder(model) if is_own and os.path.isfile(os.path.join(model, RUN_CONFIG_FILE)) else None
     report, folder = evaluate(model, arguments, data_arguments, own)

@@ -1,9 +1,8 @@
 """`lrsegformer export`: a saved model as a stock checkpoint, as ONNX, and as a program of torch.export."""
 
-import logging
 import sys
 
-from lrsegformer.cli.failures import Remedies, run_or_explain
+from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.export.arguments import ExportArguments
 
@@ -23,8 +22,8 @@ def main(argv: list[str] | None = None) -> None:
 def build_parser() -> OneLineParser:
     """The parser: the model by its place, everything else by options."""
     parser = OneLineParser(ExportArguments, description=DESCRIPTION)
-    parser.add_argument("model", metavar="MODEL", help="Folder of a run or of a checkpoint, or an id on the Hub.")
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser.add_model()
+    parser.add_config()
     return parser
 
 
@@ -47,7 +46,6 @@ def _run(argv: list[str]) -> None:
     model, arguments = parse_arguments(argv)
     from lrsegformer.export.run import export
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("lrsegformer").setLevel(logging.INFO)
+    tell_progress()
     for folder in export(model, arguments):
         print(f"Written: {folder}")

@@ -1,5 +1,6 @@
 """What a command line says and how it exits where a run cannot go on: one clear line, never a traceback."""
 
+import logging
 import os
 import signal
 import sys
@@ -80,6 +81,18 @@ def _stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def tell_progress() -> bool:
+    """
+    Print what this package tells of its work, plainly, by the first process alone; others say what goes wrong.
+
+    Returns:
+        `bool`: whether this is the first process.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lrsegformer").setLevel(logging.INFO if _is_first() else logging.ERROR)
+    return _is_first()
 
 
 def _run_or_fail(run: Callable[[], None], remedies: Remedies) -> None:

@@ -19,6 +19,7 @@ from lrsegformer.inference.evaluation_arguments import NAMING_OPTIONS
 from lrsegformer.matrix.definition import parse_definition
 from lrsegformer.matrix.planning import Commands, Length, Request, Verdict, describe_left_out, make_plan
 from lrsegformer.matrix.processes import launch_words
+from lrsegformer.ranges import COUNT, check_ranges
 
 if TYPE_CHECKING:
     from lrsegformer.matrix.running import Outcome
@@ -57,8 +58,7 @@ class MatrixArguments:
     )
 
     def __post_init__(self):
-        if self.jobs < 1:
-            raise InputError(f"--jobs is {self.jobs}: give a whole number of at least 1")
+        check_ranges(self, {"jobs": COUNT})
         if self.accelerate_config is not None and not Path(self.accelerate_config).is_file():
             raise InputError(f"--accelerate_config {self.accelerate_config}: no such file")
         if self.output_dir is None:

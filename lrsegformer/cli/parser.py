@@ -53,6 +53,14 @@ class OneLineParser(HfArgumentParser):
         hint = f"did you mean {near[0]}? See" if near else "see"
         raise InputError(f"{message}; {hint} --help.")
 
+    def add_config(self) -> None:
+        """The option that [`parse_with_config`] reads."""
+        self.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+
+    def add_model(self) -> None:
+        """The saved model that a command is about, by its place."""
+        self.add_argument("model", metavar="MODEL", help="Folder of a run or of a checkpoint, or an id on the Hub.")
+
     def field_names(self) -> dict[str, str]:
         """The fields by all names that they have as options, without the dashes in front."""
         names: dict[str, str] = {}

@@ -1,10 +1,8 @@
 """`lrsegformer predict`: a model's predictions of image files and videos."""
 
-import logging
-import os
 import sys
 
-from lrsegformer.cli.failures import Remedies, run_or_explain
+from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.inference.arguments import PredictArguments
 
@@ -27,11 +25,11 @@ def main(argv: list[str] | None = None) -> None:
 def build_parser() -> OneLineParser:
     """The parser: the model and the images by their places, everything else by options."""
     parser = OneLineParser(PredictArguments, description=DESCRIPTION)
-    parser.add_argument("model", metavar="MODEL", help="Folder of a run or of a checkpoint, or an id on the Hub.")
+    parser.add_model()
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="Images, folders of images or frames, patterns in quotes, videos."
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser.add_config()
     return parser
 
 
@@ -54,9 +52,7 @@ def _run(argv: list[str]) -> None:
     model, images, arguments = parse_arguments(argv)
     from lrsegformer.inference.predict import predict_files
 
-    is_first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("lrsegformer").setLevel(logging.INFO if is_first else logging.ERROR)
+    is_first = tell_progress()
     done = predict_files(model, images, arguments)
     if is_first:
         before = f", {done.skipped} done before" if done.skipped else ""

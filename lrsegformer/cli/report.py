@@ -37,7 +37,7 @@ def build_parser() -> OneLineParser:
     """The parser of the folders and options."""
     parser = OneLineParser((ReportArguments,), description=DESCRIPTION)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="Of runs and reports, searched downwards.")
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of options; the command line wins.")
+    parser.add_config()
     return parser
 
 

@@ -78,8 +78,9 @@ def keep_results(
                     draw(unfinished)
             text = json.dumps(without_nan({**results, "files": dict(measured)}), indent=1)
             write_whole(folder / names[0], text + "\n")
-            sections = {**current_sections(folder), kind: section.strip()}
-            write_whole(folder / CARD, _with_sections(_read(folder), sections, joint_digest(measured)))
+            card, digest = _read(folder), joint_digest(measured)
+            sections = {**_sections_of(card, digest), kind: section.strip()}
+            write_whole(folder / CARD, _with_sections(card, sections, digest))
     except InputError as error:
         logger.warning(f"{folder / CARD} does not get its section {kind}: {error}.")
         return False
@@ -89,16 +90,15 @@ def keep_results(
 
 def current_sections(folder: str | os.PathLike) -> dict[str, str]:
     """The sections of a folder's card, by kind, that are of the model which the folder holds."""
-    digest = joint_digest(file_digests(folder))
-    return {kind: text for kind, of, text in _SECTION.findall(_read(Path(folder))) if of == digest}
+    return _sections_of(_read(Path(folder)), joint_digest(file_digests(folder)))
 
 
 def drop_outdated_sections(folder: str | os.PathLike) -> None:
     """Take those sections out of a folder's card that are of another model than the folder holds."""
     folder = Path(folder)
     if _takes_sections(folder):
-        text = _read(folder)
-        fresh = _with_sections(text, current_sections(folder), joint_digest(file_digests(folder)))
+        text, digest = _read(folder), joint_digest(file_digests(folder))
+        fresh = _with_sections(text, _sections_of(text, digest), digest)
         if fresh != text:
             write_whole(folder / CARD, fresh)
 
@@ -110,12 +110,15 @@ def sections_text(folder: str | os.PathLike, sections: Mapping[str, str]) -> str
 
 def outdated_files(folder: str | os.PathLike) -> list[str]:
     """Names of the files of results in a folder that are of another model than it holds."""
-    folder, names = Path(folder), []
-    for kind in KINDS:
-        path = folder / f"{kind}.json"
-        if path.is_file() and _measured_model(path) != file_digests(folder):
-            names += [path.name, f"{kind}.png"]
-    return names
+    folder = Path(folder)
+    there = [kind for kind in KINDS if (folder / f"{kind}.json").is_file()]
+    held = file_digests(folder) if there else {}
+    outdated = [kind for kind in there if _measured_model(folder / f"{kind}.json") != held]
+    return [name for kind in outdated for name in (f"{kind}.json", f"{kind}.png")]
+
+
+def _sections_of(card: str, digest: str) -> dict[str, str]:
+    return {kind: text for kind, of, text in _SECTION.findall(card) if of == digest}
 
 
 def _measured_model(path: Path) -> Mapping[str, str] | None:

@@ -7,8 +7,10 @@ from typing import Any
 from lrsegformer.choices import PROTOCOLS
 from lrsegformer.data.arguments import SMALLEST_INPUT, DataArguments, parse_bands, parse_range
 from lrsegformer.errors import InputError
+from lrsegformer.ranges import COUNT, FROM_ZERO, check_ranges
 
 DEFAULT_WINDOW = 512
+_RANGES = {"batch_size": COUNT, "dataloader_num_workers": FROM_ZERO, "image_page": COUNT, "max_image_pixels": COUNT}
 
 
 def as_in(kind: type, name: str) -> Any:
@@ -64,7 +66,7 @@ class PredictArguments:
 
     def __post_init__(self):
         check_protocol(self.protocol, self.window, self.stride)
-        check_counts(self, batch_size=1, dataloader_num_workers=0, image_page=1, max_image_pixels=1)
+        check_ranges(self, _RANGES)
         parse_range(self.image_range)
         parse_bands(self.image_bands)
         if self.certified_radius and self.protocol != "whole":
@@ -94,11 +96,3 @@ def window_and_stride(window: int | None, stride: int | None) -> tuple[int, int]
     """With the defaults where they are left open: windows of 512 that overlap by a third."""
     side = DEFAULT_WINDOW if window is None else window
     return side, max(1, 2 * side // 3) if stride is None else stride
-
-
-def check_counts(arguments: Any, **least: int) -> None:
-    """Raises `InputError` for a whole number below its least value; one that is left out is none."""
-    for name, smallest in least.items():
-        value = getattr(arguments, name)
-        if value is not None and value < smallest:
-            raise InputError(f"--{name} is {value}; give a whole number of at least {smallest}")

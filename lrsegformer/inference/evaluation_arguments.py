@@ -11,7 +11,8 @@ from typing import Any
 from lrsegformer.choices import PROTOCOLS
 from lrsegformer.data.arguments import DIGITS, FOLDER_OPTIONS
 from lrsegformer.errors import InputError
-from lrsegformer.inference.arguments import PredictArguments, as_in, check_counts, check_protocol
+from lrsegformer.inference.arguments import PredictArguments, as_in, check_protocol
+from lrsegformer.ranges import COUNT, FROM_ZERO, check_ranges
 from lrsegformer.robustness.bench.arguments import BenchDataArguments
 from lrsegformer.text_files import read_mapping
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
@@ -40,6 +41,9 @@ class EvaluationDataArguments(BenchDataArguments):
     )
     # Both sizes are scored.
     score_at: str = field(init=False, default="original")
+
+
+_RANGES = {"worst": FROM_ZERO, "batch_size": COUNT, "dataloader_num_workers": FROM_ZERO, "seed": FROM_ZERO}
 
 
 @dataclass
@@ -77,7 +81,7 @@ class EvaluateArguments:
         if not self.protocols:
             raise InputError("--protocols needs at least one")
         check_protocol(self.protocols, self.window, self.stride)
-        check_counts(self, worst=0, batch_size=1, dataloader_num_workers=0, seed=0)
+        check_ranges(self, _RANGES)
 
 
 def run_folder(model: str) -> Path | None:

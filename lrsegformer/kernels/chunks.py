@@ -10,13 +10,20 @@ def works_in_chunks(*tensors: torch.Tensor) -> bool:
     Not on other devices, not while torch.compile or torch.jit traces, and not under vmap or a gradient of many
     cotangents at once, whose tensors have no memory of their own.
     """
+    return all(tensor.device.type == "cpu" for tensor in tensors) and are_values(*tensors)
+
+
+def are_values(*tensors: torch.Tensor) -> bool:
+    """
+    Whether all tensors are values in a memory, and not what stands for them: while torch.compile or torch.jit traces,
+    under vmap, or in a gradient of many cotangents at once.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return all(tensor.device.type == "cpu" and has_memory(tensor) for tensor in tensors)
+    return all(map(_has_memory, tensors))
 
 
-def has_memory(tensor: torch.Tensor) -> bool:
-    """Whether its values lie somewhere: not under vmap, nor in a gradient of many cotangents at once."""
+def _has_memory(tensor: torch.Tensor) -> bool:
     try:
         tensor.untyped_storage()
     except NotImplementedError:

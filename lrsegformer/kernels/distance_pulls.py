@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from lrsegformer.kernels.chunks import has_memory
+from lrsegformer.kernels.chunks import are_values
 from lrsegformer.kernels.precision import without_autocast
 from lrsegformer.kernels.transforms import under_torch_func
 
@@ -50,9 +50,7 @@ def plain_pulls(
 
 
 def _has_own_gradient(*tensors: torch.Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or under_torch_func():
-        return False
-    return all(map(has_memory, tensors))
+    return are_values(*tensors) and not under_torch_func()
 
 
 class _DistancePulls(torch.autograd.Function):

@@ -9,7 +9,6 @@ from lrsegformer.choices import ARCHITECTURES
 from lrsegformer.errors import InputError
 from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer.models.certified.carry_over import carry_over
-from lrsegformer.models.encoder.adapters import refuse_adapter_alone
 from lrsegformer.models.saved.folder import refuse_broken_folder
 from lrsegformer.text_files import parse_json
 
@@ -65,7 +64,6 @@ def load_model(task: str, name_or_path: str, revision: str | None = None, **conf
     Raises:
         [`~lrsegformer.errors.InputError`]: where it cannot be reached, is gated, or is not a SegFormer.
     """
-    refuse_adapter_alone(name_or_path, f"The checkpoint {name_or_path}")
     refuse_broken_folder(name_or_path, f"The checkpoint {name_or_path}")
     if config_options.get("lipschitz_scope") == "certified" and not _is_certified(name_or_path, revision):
         return _certified_from_stock(task, name_or_path, revision, config_options)

@@ -12,17 +12,6 @@ from lrsegformer.export.source import Source
 
 NAMES = ("road, wet", "sky", "car", "Übergang", "tree")
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
-# Tracing takes seconds a stage.
-TWO_STAGES = {
-    "num_encoder_blocks": 2,
-    "depths": (1, 1),
-    "sr_ratios": (2, 1),
-    "hidden_sizes": (8, 16),
-    "patch_sizes": (7, 3),
-    "strides": (4, 2),
-    "num_attention_heads": (1, 2),
-    "mlp_ratios": (1, 1),
-}
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from lrsegformer.cli.export import main
 from lrsegformer.export import graph
 from lrsegformer.export.metadata import guaranteed_bound, metadata_of
 from lrsegformer.export.onnx_file import FILE, OPSET, write_onnx
+from tests.tiny_models import TWO_STAGES
 
-from .conftest import MEAN, NAMES, STD, TWO_STAGES
+from .conftest import MEAN, NAMES, STD
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -10,8 +10,9 @@ from lrsegformer import STRATEGIES
 from lrsegformer.export import graph
 from lrsegformer.export.metadata import metadata_of
 from lrsegformer.export.pt2_file import FILE, METADATA, write_pt2
+from tests.tiny_models import TWO_STAGES
 
-from .conftest import MEAN, NAMES, STD, TWO_STAGES
+from .conftest import MEAN, NAMES, STD
 
 # Which sizes are left open is a matter of the tracing, not of the strategy: a case of each kind in `make test`.
 FEW = [("stable_softplus", "projections", "segmentation"), ("orthogonal", "head", "segmentation")]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lrsegformer import STRATEGIES
+from tests.tiny_models import TWO_STAGES
 
 CASES = [(None, "head", "segmentation"), (None, "head", "classification")]
 CASES += [(strategy, scope, "segmentation") for strategy in STRATEGIES for scope in ("head", "projections")]
@@ -20,17 +21,6 @@ EACH = FEW + [(strategy, "head", "segmentation") for strategy in {None, *STRATEG
 EACH += [("spectral_norm", "network", "segmentation")]
 CASES_OF_FEW = [pytest.param(case, marks=() if case in FEW else pytest.mark.slow) for case in CASES]
 CASES_OF_EACH = [pytest.param(case, marks=() if case in EACH else pytest.mark.slow) for case in CASES]
-# Tracing takes seconds a stage.
-ONE_STAGE = {
-    "num_encoder_blocks": 2,
-    "depths": (1, 1),
-    "sr_ratios": (2, 1),
-    "hidden_sizes": (8, 16),
-    "patch_sizes": (7, 3),
-    "strides": (4, 2),
-    "num_attention_heads": (1, 2),
-    "mlp_ratios": (1, 1),
-}
 
 
 class Classes(nn.Module):
@@ -47,7 +37,7 @@ class Classes(nn.Module):
 @pytest.fixture(params=CASES_OF_EACH, ids=lambda case: "-".join(map(str, case)))
 def model(request, make_model):
     strategy, scope, task = request.param
-    return make_model(strategy, scope, task, **ONE_STAGE)
+    return make_model(strategy, scope, task, **TWO_STAGES)
 
 
 @pytest.fixture

@@ -133,22 +133,3 @@ def merged(model: PeftModel) -> nn.Module:
         `ValueError`: peft's, where a merged weight is not finite.
     """
     return model.merge_and_unload(safe_merge=True)
-
-
-def refuse_adapter_alone(name: str, said: str) -> None:
-    """
-    Refuse a folder that holds an adapter and not the model that it belongs to.
-
-    Args:
-        name (`str`): the folder, or an id on the Hub, which is not looked at.
-        said (`str`): the folder as the command line names it.
-
-    Raises:
-        [`~lrsegformer.errors.InputError`]: for such a folder.
-    """
-    folder = Path(name)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise InputError(
-            f"{said} holds an adapter of peft without its model: give the folder of the finished run, in which it is "
-            "merged."
-        )

@@ -10,7 +10,7 @@ from typing import Any
 from lrsegformer.errors import InputError
 from lrsegformer.models.saved.weights import INDEX_FILE, WEIGHTS_FILE, fault_of_weights
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 _MODEL_TYPES = ("lrsegformer", "segformer")
 # One entry a stage, each a whole number of at least 1.
@@ -21,7 +21,8 @@ _COUNTS = ("num_channels", "num_encoder_blocks", "decoder_hidden_size", "num_lab
 
 def refuse_broken_folder(name: str, said: str) -> None:
     """
-    Refuse a folder whose configuration, weights or processor cannot be those of a SegFormer.
+    Refuse a folder whose configuration, weights or processor cannot be those of a SegFormer, or that holds an adapter
+    and not the model that it belongs to.
 
     Weights as pickles are left to transformers, which opens none that could run code.
 
@@ -35,6 +36,11 @@ def refuse_broken_folder(name: str, said: str) -> None:
     folder = Path(name)
     if not folder.is_dir():
         return
+    if (folder / ADAPTER_CONFIG_FILE).is_file() and not (folder / CONFIG_FILE).is_file():
+        raise InputError(
+            f"{said} holds an adapter of peft without its model: give the folder of the finished run, in which it is "
+            "merged."
+        )
     fault = _fault_of_config(folder) or _fault_of_processor(folder)
     if fault is None and any((folder / file).exists() for file in (WEIGHTS_FILE, INDEX_FILE)):
         fault = fault_of_weights(folder)

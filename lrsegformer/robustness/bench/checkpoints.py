@@ -26,7 +26,6 @@ from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import build_processor, load_processor, normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.encoder.adapters import refuse_adapter_alone
 from lrsegformer.models.saved.folder import refuse_broken_folder
 from lrsegformer.models.task import task_of_config
 
@@ -83,7 +82,6 @@ def find_checkpoints(names: Sequence[str], option: str = "--models") -> list[Che
     labels = {name: part if list(short.values()).count(part) == 1 else name for name, part in short.items()}
     checkpoints = []
     for name in names:
-        refuse_adapter_alone(name, f"{option} {name}")
         refuse_broken_folder(name, f"{option} {name}")
         config = _reach(name, option, lambda name=name: AutoConfig.from_pretrained(name))
         class_names = tuple(config.id2label[index] for index in sorted(config.id2label))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lrsegformer.attacks.registry import ATTACKS, followers, names_where, what_attacks_do
 from lrsegformer.choices import CERTIFICATE_NORMS, NORMS_IN_255THS, SMOOTHING_CORRECTIONS
 from lrsegformer.errors import InputError
+from lrsegformer.ranges import FROM_ZERO, check_ranges
 from lrsegformer.robustness.bench.arguments import RobustnessArguments
 
 DEFAULT_RADII = ("18/255", "36/255", "72/255")
@@ -97,8 +98,7 @@ class CertificateArguments:
             self.radii_of(norm)
             self.bench_arguments(norm)
         self._check_smoothing()
-        if self.pictures < 0:
-            raise InputError(f"--pictures is {self.pictures}: give a whole number of at least 0")
+        check_ranges(self, {"pictures": FROM_ZERO})
 
     def radii_of(self, norm: str) -> list[float]:
         """The radii in a norm, rising, each once."""

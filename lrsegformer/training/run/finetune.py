@@ -13,7 +13,7 @@ from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import channel_statistics
 from lrsegformer.errors import InputError
 from lrsegformer.hub.pushing import explained, upload_later
-from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, merged, refuse_adapter_alone, save_adapters
+from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, merged, save_adapters
 from lrsegformer.models.saved.folder import refuse_broken_folder
 from lrsegformer.output_folder import check_place
 from lrsegformer.training.arguments import ModelArguments
@@ -59,7 +59,6 @@ def finetune(
     set_seed(arguments.seed)
     base_model = None if model_arguments.architecture else model_arguments.model_name_or_path
     if base_model is not None:  # before the data, which take minutes, and the processor's numbers are looked at
-        refuse_adapter_alone(base_model, f"The checkpoint {base_model}")
         refuse_broken_folder(base_model, f"The checkpoint {base_model}")
     image_mean, image_std = channel_statistics(base_model, model_arguments.model_revision)
     with arguments.main_process_first(desc="opening the data set"):
