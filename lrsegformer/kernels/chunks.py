@@ -10,7 +10,7 @@ def works_in_chunks(*tensors: torch.Tensor) -> bool:
     Not on other devices, not while torch.compile or torch.jit traces, and not under vmap or a gradient of many
     cotangents at once, whose tensors have no memory of their own.
     """
-    return all(tensor.device.type == "cpu" for tensor in tensors) and are_values(*tensors)
+    return are_values(*tensors) and all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def are_values(*tensors: torch.Tensor) -> bool:
