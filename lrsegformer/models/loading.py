@@ -6,10 +6,11 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from transformers.utils import logging
 
 from lrsegformer.choices import ARCHITECTURES
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer.models.certified.carry_over import carry_over
 from lrsegformer.models.saved.folder import refuse_broken_folder
+from lrsegformer.models.saved.weights import first_not_finite
 from lrsegformer.text_files import parse_json
 
 logger = logging.get_logger(__name__)
@@ -62,7 +63,8 @@ def load_model(task: str, name_or_path: str, revision: str | None = None, **conf
         config_options: fields of [`LRSegformerConfig`] that replace the checkpoint's.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: where it cannot be reached, is gated, or is not a SegFormer.
+        [`~lrsegformer.errors.InputError`]: where it cannot be reached, is gated, is not a SegFormer, or holds NaN or
+            infinity.
     """
     refuse_broken_folder(name_or_path, f"The checkpoint {name_or_path}")
     if config_options.get("lipschitz_scope") == "certified" and not _is_certified(name_or_path, revision):
@@ -87,6 +89,10 @@ def load_model(task: str, name_or_path: str, revision: str | None = None, **conf
             f"The checkpoint {name_or_path} does not hold this SegFormer: {len(foreign)} tensors of the encoder are "
             f"missing or of another size ({sorted(foreign)[0]}, ...). Start from a MiT backbone or a "
             "SegFormer checkpoint."
+        )
+    if wrong := first_not_finite(model.state_dict().items()):  # of the Hub, or in a file that is no safetensors
+        raise NotFiniteError(
+            f"The checkpoint {name_or_path} holds values that are not finite (in {wrong}): give another."
         )
     fresh = sorted({*info["missing_keys"], *mismatched})
     logger.info(f"From {name_or_path}; initialised anew: {', '.join(fresh) if fresh else 'nothing'}.")

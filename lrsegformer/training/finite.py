@@ -1,16 +1,19 @@
-"""Loss, penalty, gradients and logits that are not finite stop a run, before anything of it is saved."""
+"""Loss, penalty, gradients, weights and logits that are not finite stop a run, before anything of it is saved."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from lrsegformer.errors import NotFiniteError
+from lrsegformer.models.saved.weights import first_not_finite
 
 # In the order of the computation: of one step the first is the cause of the others.
-PARTS = ("logits", "task loss", "Lipschitz penalty", "gradient")
+PARTS = ("logits", "task loss", "Lipschitz penalty", "gradient", "new value")
 NEVER = torch.iinfo(torch.int64).max
 # Gradients that overflow float16 below this scale of the loss would do so without one.
 LEAST_LOSS_SCALE = 1.0
@@ -36,9 +39,10 @@ class FiniteChecks:
         self._at_once = at_once
         # By part, and whether in training: the first step that was wrong, on the device.
         self._first_steps: dict[tuple[str, bool], torch.Tensor] = {}
-        self._gradient_names: list[str] = []
-        self._gradient_norms: torch.Tensor | None = None
+        # By part: the tensors' names, and of each its norm, or its largest entry, at the first step that was wrong.
+        self._sizes: dict[str, tuple[list[str], torch.Tensor]] = {}
 
+    @torch.no_grad()
     def see_losses(
         self, step: int, training: bool, logits: torch.Tensor, task_loss: torch.Tensor, penalty: torch.Tensor
     ) -> None:
@@ -62,13 +66,16 @@ class FiniteChecks:
             return
         norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients.values()))])
         # Their sum of squares can overflow where none of them does, and the optimizer squares them as well.
-        is_finite = torch.linalg.vector_norm(norms).isfinite()
-        names = list(gradients)
-        if ("gradient", True) in self._first_steps and names == self._gradient_names:
-            # Those of the first step that was wrong stay.
-            norms = torch.where(self._first_steps["gradient", True] < NEVER, self._gradient_norms, norms)
-        self._gradient_names, self._gradient_norms = names, norms
-        self._see("gradient", step, True, is_finite)
+        self._see_sizes("gradient", step, list(gradients), norms, torch.linalg.vector_norm(norms).isfinite())
+
+    @torch.no_grad()
+    def see_weights(self, step: int, model: torch.nn.Module) -> None:
+        """What optimizer step `step` has made of the model: one pass, for the largest entry of each tensor."""
+        tensors = {name: each for name, tensor in _trained(model) if (each := _local(tensor)).numel()}
+        if not tensors:
+            return
+        largest = torch.stack([norm.float() for norm in torch._foreach_norm(list(tensors.values()), ord=math.inf)])
+        self._see_sizes("new value", step, list(tensors), largest, largest.isfinite().all())
 
     def check_loss_scale(self, step: int, scale: float) -> None:
         """
@@ -104,13 +111,34 @@ class FiniteChecks:
             [`~lrsegformer.errors.NotFiniteError`]: naming the first of them, or what [`check`] has to say.
         """
         self.check()
-        wrong = [
-            name
-            for name, tensor in (*model.named_parameters(), *model.named_buffers())
-            if tensor.is_floating_point() and not _local(tensor.detach()).isfinite().all()
-        ]
-        if wrong:
-            raise self._error(f"step {step}: {_listed(wrong)} of the model is not finite, so it is not saved")
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        if wrong := first_not_finite((name, _local(tensor.detach())) for name, tensor in tensors):
+            raise self._error(f"step {step}: {wrong} of the model is not finite, so it is not saved")
+
+    def check_start(self, checkpoint: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """
+        Refuse to go on from a checkpoint whose weights, or the averages that the optimizer keeps of their gradients,
+        are not finite, whichever files they came from.
+
+        Raises:
+            [`~lrsegformer.errors.NotFiniteError`]: naming the first of them.
+        """
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        wrong = first_not_finite((name, _local(tensor.detach())) for name, tensor in tensors)
+        if wrong is None:
+            wrong = first_not_finite(_averages(model, optimizer))
+        if wrong is not None:
+            raise NotFiniteError(
+                f"The checkpoint {checkpoint} holds values that are not finite (in {wrong}): go on from an earlier "
+                "one."
+            )
+
+    def _see_sizes(self, part: str, step: int, names: list[str], sizes: torch.Tensor, is_finite: torch.Tensor) -> None:
+        if (part, True) in self._first_steps and names == self._sizes[part][0]:
+            # Those of the first step that was wrong stay.
+            sizes = torch.where(self._first_steps[part, True] < NEVER, self._sizes[part][1], sizes)
+        self._sizes[part] = names, sizes
+        self._see(part, step, True, is_finite)
 
     def _see(self, part: str, step: int, training: bool, is_finite: torch.Tensor) -> None:
         if not self._at_once:
@@ -122,8 +150,8 @@ class FiniteChecks:
 
     def _error_of(self, part: str, step: int, training: bool) -> NotFiniteError:
         where = f"step {step}" if training else f"evaluation after step {step}"
-        if part == "gradient":
-            part += f" of {_listed(self._largest_gradients())}"
+        if part in self._sizes:
+            part += f" of {_listed(self._largest(part))}"
         verb = "are" if part == "logits" else "is"
         lambda_lip = self._arguments.lambda_lip
         of_penalty = part == "Lipschitz penalty" or (part.startswith("gradient") and lambda_lip > LARGE_WEIGHT)
@@ -143,11 +171,47 @@ class FiniteChecks:
         kept = f" The last checkpoint is kept: {checkpoint}." if checkpoint else ""
         return NotFiniteError(f"{found}: {', or '.join(remedies)}.{kept}")
 
-    def _largest_gradients(self) -> list[str]:
-        """The parameters whose gradients are not finite; where only their sum is not, the one with the largest."""
-        names, is_finite = self._gradient_names, self._gradient_norms.isfinite().tolist()
-        wrong = [name for name, finite in zip(names, is_finite, strict=True) if not finite]
-        return wrong or [names[int(self._gradient_norms.argmax())]]
+    def _largest(self, part: str) -> list[str]:
+        """The tensors that are not finite; where only the sum of gradients is not, the one with the largest."""
+        names, sizes = self._sizes[part]
+        wrong = [name for name, finite in zip(names, sizes.isfinite().tolist(), strict=True) if not finite]
+        return wrong or [names[int(sizes.argmax())]]
+
+
+class FiniteWeights(TrainerCallback):
+    """
+    Has the weights looked at where training goes on from a checkpoint, and after each step of the optimizer, which can
+    ruin them by a gradient that is finite.
+
+    Args:
+        checks (`Callable`): gives the [`FiniteChecks`] of the run.
+        checkpoint (`Callable`): gives the checkpoint that training goes on from, or `None`.
+    """
+
+    def __init__(self, checks: Callable[[], FiniteChecks], checkpoint: Callable[[], str | None]):
+        self._checks, self._checkpoint = checks, checkpoint
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any):
+        checkpoint = self._checkpoint()
+        if checkpoint is not None:
+            self._checks().check_start(checkpoint, named["model"], named["optimizer"])
+
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **named: Any):
+        self._checks().see_weights(state.global_step + 1, named["model"])
+
+
+def _trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters that a step moves, and the running statistics that it has moved."""
+    yield from ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
+
+
+def _averages(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value):
+                yield f"the optimizer's {key} of {names.get(id(parameter), 'a parameter')}", _local(value)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
 from lrsegformer.training.continuation import Continuation, checkpoint_of
 from lrsegformer.training.data_workers import settle_workers
-from lrsegformer.training.finite import FiniteChecks
+from lrsegformer.training.finite import FiniteChecks, FiniteWeights
 from lrsegformer.training.loss_options import smooth_in_the_loss, train_for_certificates
 from lrsegformer.training.loss_parts import LossParts
 from lrsegformer.training.optimizer import parameter_groups
@@ -43,7 +43,7 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
     - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
     - A push to the Hub sends model, processor, card, scores and pictures, and no name of a folder of this machine.
-    - A loss, penalty, gradient or logit that is not finite stops the run before that is saved ([`FiniteChecks`]).
+    - A loss, penalty, gradient, weight or logit that is not finite stops the run before a save ([`FiniteChecks`]).
     - The head and the constants `c` have learning rates of their own; norms and the constants do not decay.
     - Without an `eval_dataset` nothing is evaluated, unless the arguments ask for more than the recipe does.
     - Without `compute_metrics`, evaluation computes the scores of [`~lrsegformer.evaluation.ConfusionMatrix`] at the
@@ -98,6 +98,7 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
         self._losses: RunningLoss | None = None
         self.add_callback(EpochOfData())
         self._continuation = Continuation(self)
+        self.add_callback(FiniteWeights(lambda: self._finite, lambda: self._continuation.checkpoint))
         self.add_callback(self._continuation)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
@@ -189,9 +190,7 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
             if self._losses is not None and "labels" in inputs:
                 self._losses.add(task_loss, self._count(inputs["labels"])[0], weighted)
         step = self.state.global_step + model.training
-        self._finite.see_losses(
-            step, model.training, outputs["logits"].detach(), task_loss.detach(), weighted.detach()
-        )
+        self._finite.see_losses(step, model.training, outputs["logits"], task_loss, weighted)
         loss = task_loss + weighted
         return (loss, outputs) if return_outputs else loss
 

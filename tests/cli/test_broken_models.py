@@ -1,9 +1,12 @@
 """Folders that cannot hold a model: every command that loads one says which file is wrong, and writes nothing."""
 
 import json
+import math
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.cli.bad_input import DIGITS, Case, refuse, stripes
 
@@ -38,12 +41,29 @@ def with_field(name, value):
     return change
 
 
+def with_value(tensor, value, dtype=None):
+    """The last entry of a tensor, of the last where no name is given."""
+
+    def change(path):
+        tensors = load_file(path)
+        name = tensor or list(tensors)[-1]
+        tensors[name] = tensors[name].to(dtype) if dtype else tensors[name]
+        tensors[name].view(-1)[-1] = value
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return change
+
+
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 FAULTS = {
     "empty weights": (WEIGHTS, cut(0)),
     "weights without their end": (WEIGHTS, cut(0.7)),
     "weights without their header": (WEIGHTS, cut(0.001)),
     "weights that are text": (WEIGHTS, text("<html>not found</html>")),
+    "a weight NaN": (WEIGHTS, with_value(None, math.nan)),
+    "a constant infinite": (WEIGHTS, with_value("decode_head.linear_fuse.c", -math.inf)),
+    "a bias of bfloat16 infinite": (WEIGHTS, with_value("decode_head.classifier.bias", math.inf, torch.bfloat16)),
+    "a statistic NaN": (WEIGHTS, with_value("decode_head.batch_norm.running_mean", math.nan)),
     "no configuration": (CONFIG, without),
     "configuration a list": (CONFIG, text("[1, 2]")),
     "configuration null": (CONFIG, text("null")),
@@ -77,7 +97,8 @@ def broken(world, file, change):
 def test_broken_models(name, fault, tmp_path, world, monkeypatch, capsys):
     file, change = FAULTS[fault]
     files = {"model": broken(world, file, change), "image.png": stripes()}
-    case = Case(fault, COMMANDS[name], ("model", file), files)
+    not_finite = ("not finite (in ",) if "NaN" in fault or "infinite" in fault else ()
+    case = Case(fault, COMMANDS[name], ("model", file, *not_finite), files)
     line = refuse(case, tmp_path, world, monkeypatch, capsys)
     assert "\n" not in line and ("give the folder" in line or "save the model again" in line)
 
@@ -86,3 +107,19 @@ def test_broken_models(name, fault, tmp_path, world, monkeypatch, capsys):
 def test_other_models_and_none(name, tmp_path, world, monkeypatch, capsys):
     files = {"model": lambda path: path.mkdir(), "image.png": stripes()}
     refuse(Case("an empty folder", COMMANDS[name], ("model", CONFIG), files), tmp_path, world, monkeypatch, capsys)
+
+
+def test_a_pickle_with_a_weight_that_is_nan(tmp_path, world, monkeypatch, capsys):
+    """Which transformers opens, without code in it: judged once it is loaded."""
+
+    def make(path):
+        shutil.copytree(world / "ours", path)
+        with_value("decode_head.linear_fuse.c", math.nan)(path / WEIGHTS)
+        torch.save(load_file(path / WEIGHTS), path / "pytorch_model.bin")
+        (path / WEIGHTS).unlink()
+
+    for name in ("finetune-seg", "predict"):
+        line = COMMANDS[name].replace("--model_name", "--strategy stable_softplus --model_name")
+        case = Case(name, line, ("model", "not finite (in decode_head.linear_fuse.c)"), {"model": make})
+        case.files["image.png"] = stripes()
+        refuse(case, tmp_path / name, world, monkeypatch, capsys)

@@ -4,7 +4,8 @@ import json
 import math
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from lrsegformer.cli.finetune import main
 from lrsegformer.training.trainer import LRSegformerTrainer
@@ -72,3 +73,124 @@ def test_a_run_that_goes_astray_keeps_its_last_good_checkpoint_and_goes_on_from_
     assert all(tensor.isfinite().all() for name in tensors for tensor in tensors[name].values())
     main("segmentation", [*RUN, "--resume_from_checkpoint"])
     assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 6
+
+
+# Each strategy and scope once, and adversarial training.
+KINDS = [
+    ("segmentation", "--strategy stable_softplus --scope head"),
+    ("segmentation", "--strategy geometric_mean --scope network"),
+    ("segmentation", "--strategy spectral_norm --scope head --adversarial_steps 1 --adversarial_eps 2"),
+    ("segmentation", "--strategy orthogonal --scope certified"),
+    ("segmentation", "--strategy jacobian_norm --scope projections"),
+    ("classification", "--strategy geometric_mean --scope head --adversarial_steps 1 --adversarial_eps 2"),
+    ("classification", "--strategy stable_softplus --scope network"),
+    ("classification", "--strategy none"),
+]
+
+
+def spoil_loss(trainer):
+    loss = trainer.task_loss
+    trainer.task_loss = lambda *given: loss(*given) * (math.nan if trainer.model.training else 1)
+    return "the task loss is not finite", None
+
+
+def spoil_penalty(trainer):
+    forward = trainer.model.forward
+
+    def spoilt(*given, **named):
+        outputs = forward(*given, **named)
+        outputs["lipschitz_penalty"] = outputs["logits"].sum() * math.inf
+        return outputs
+
+    trainer.model.forward = spoilt
+    return "the Lipschitz penalty is not finite", None
+
+
+def spoil_gradient(trainer):
+    name, parameter = list(trainer.model.named_parameters())[-1]
+    parameter.register_hook(lambda gradient: gradient * math.inf)
+    return "the gradient of ", name
+
+
+def spoil_weight(trainer):
+    """As a step may: from a gradient that is finite."""
+    name, parameter = next(
+        (name, each) for name, each in trainer.model.named_parameters() if name.endswith((".c", "classifier.bias"))
+    )
+    create = trainer.create_optimizer
+
+    def created(*given):
+        def spoil(*_):
+            with torch.no_grad():
+                parameter.view(-1)[0] = math.nan
+
+        optimizer = create(*given)
+        optimizer.register_step_post_hook(spoil)
+        return optimizer
+
+    trainer.create_optimizer = created
+    return "the new value of ", name
+
+
+@pytest.mark.each_value
+@pytest.mark.parametrize("task, options", KINDS, ids=[" ".join(kind) for kind in KINDS])
+@pytest.mark.parametrize("spoil", [spoil_loss, spoil_penalty, spoil_gradient, spoil_weight])
+def test_each_kind_of_number_by_its_name(explain, tmp_path, monkeypatch, task, options, spoil):
+    said, train = [], LRSegformerTrainer.train
+
+    def spoilt(trainer, *given, **named):
+        said.extend(spoil(trainer))
+        return train(trainer, *given, **named)
+
+    monkeypatch.setattr(LRSegformerTrainer, "train", spoilt)
+    line = explain(*RUN, *options.split(), task=task)
+    what, name = said
+    assert_words(line, "step 1: ", what + (name or ""), "lower --")
+    assert not saved(tmp_path)
+
+
+def test_a_step_that_makes_constants_infinite(explain, tmp_path):
+    """By a rate that any gradient times it is too large for; the last step of a run, too."""
+    line = explain(*RUN, "--constants_learning_rate", "3e38", "--max_steps", "1", "--weight_decay", "0")
+    assert_words(line, "step 1: the new value of decode_head.", ".c ", "is not finite: lower --learning_rate")
+    assert not saved(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["weights", "average"])
+def test_a_checkpoint_that_is_not_finite_is_passed_over_or_refused(explain, tmp_path, what):
+    main("segmentation", RUN)
+    checkpoint = tmp_path / "out" / "checkpoint-6"
+    if what == "weights":
+        tensors = load_file(checkpoint / "model.safetensors")
+        tensors["decode_head.linear_fuse.c"].fill_(math.nan)
+        save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+        words = ("model.safetensors", "decode_head.linear_fuse.c")
+    else:
+        state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+        state["state"][3]["exp_avg_sq"].view(-1)[0] = math.inf
+        torch.save(state, checkpoint / "optimizer.pt")
+        words = ("the optimizer's exp_avg_sq of ",)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    line = explain(*RUN, "--max_steps", "8", "--resume_from_checkpoint", "out/checkpoint-6")
+    assert_words(line, "out/checkpoint-6", "not finite (in ", *words)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    if what == "weights":  # The newest that is whole is another.
+        main("segmentation", [*RUN, "--max_steps", "8", "--resume_from_checkpoint"])
+        assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 8
+
+
+def test_the_best_model_is_not_put_back_where_it_is_not_finite(explain, tmp_path, monkeypatch):
+    """A file of the best checkpoint that has been spoilt meanwhile."""
+    load = LRSegformerTrainer._load_best_model
+
+    def spoilt(trainer):
+        file = tmp_path / trainer.state.best_model_checkpoint / "model.safetensors"
+        tensors = load_file(file)
+        tensors["decode_head.classifier.bias"].fill_(math.inf)
+        save_file(tensors, file, metadata={"format": "pt"})
+        load(trainer)
+
+    monkeypatch.setattr(LRSegformerTrainer, "_load_best_model", spoilt)
+    line = explain(*RUN, "--load_best_model_at_end", "True", "--metric_for_best_model", "mean_iou")
+    assert_words(line, "not finite (in decode_head.classifier.bias)")
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -21,8 +21,8 @@ _COUNTS = ("num_channels", "num_encoder_blocks", "decoder_hidden_size", "num_lab
 
 def refuse_broken_folder(name: str, said: str) -> None:
     """
-    Refuse a folder whose configuration, weights or processor cannot be those of a SegFormer, or that holds an adapter
-    and not the model that it belongs to.
+    Refuse a folder whose configuration, weights or processor cannot be those of a SegFormer, whose weights are not all
+    finite, or that holds an adapter and not the model that it belongs to. Reads every tensor once.
 
     Weights as pickles are left to transformers, which opens none that could run code.
 

@@ -1,9 +1,13 @@
-"""Whether the files of weights in a folder are whole, from their headers and lengths: no tensor is read."""
+"""Whether the files of weights in a folder are whole, and hold numbers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -34,7 +38,7 @@ def fault_of_weights(folder: Path) -> str | None:
 
 
 def fault_of_safetensors(file: Path) -> str | None:
-    """The same of a single file: cut short, empty, or of another format."""
+    """The same of a single file: cut short, empty, of another format, or with a tensor that holds NaN or infinity."""
     try:
         size = file.stat().st_size
         with open(file, "rb") as opened:
@@ -55,7 +59,33 @@ def fault_of_safetensors(file: Path) -> str | None:
     if not tensors:
         return f"has a {file.name} without a tensor"
     whole = _LENGTH_BYTES + length + max(ends)
-    return None if size == whole else f"has a {file.name} that is cut short ({size} of {whole} bytes)"
+    if size != whole:
+        return f"has a {file.name} that is cut short ({size} of {whole} bytes)"
+    return _fault_of_values(file)
+
+
+def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; `None` where none does. Whole numbers are finite."""
+    return next((name for name, tensor in tensors if not _is_finite(tensor)), None)
+
+
+def _fault_of_values(file: Path) -> str | None:
+    """One pass over the tensors, one at a time, so that no more than the largest is held."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            wrong = first_not_finite((name, opened.get_tensor(name)) for name in opened.keys())
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"has a {file.name} that cannot be read ({reason})"
+    return None if wrong is None else f"has a {file.name} with values that are not finite (in {wrong})"
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    # Sums of 8-bit floats are not implemented, and all of their values fit into the wider kind.
+    wide = tensor.float() if tensor.element_size() == 1 else tensor
+    return bool(wide.isfinite().all())
 
 
 def _fault_of_shards(folder: Path) -> str | None:

@@ -24,9 +24,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import build_processor, load_processor, normalisation
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.saved.folder import refuse_broken_folder
+from lrsegformer.models.saved.weights import first_not_finite
 from lrsegformer.models.task import task_of_config
 
 _AUTO_CLASSES = {
@@ -135,12 +136,11 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
             f"{checkpoint.said} lacks {len(missing)} tensors of the model ({missing[0]}, ...): give a "
             "fine-tuned checkpoint, not a backbone alone"
         )
-    for tensor_name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(
-                f"{checkpoint.said} holds values that are not finite (in {tensor_name}): its training went "
-                "astray; give an earlier checkpoint"
-            )
+    if wrong := first_not_finite(model.state_dict().items()):
+        raise NotFiniteError(
+            f"{checkpoint.said} holds values that are not finite (in {wrong}): its training went astray; give an "
+            "earlier checkpoint"
+        )
     return model.eval()
 
 

@@ -101,7 +101,8 @@ def fault_of_checkpoint(folder: Path) -> str | None:
     What keeps a run from going on exactly from a checkpoint, as a clause that goes on from its name, or `None`.
 
     Whole are the weights, the states of optimizer, scheduler and Trainer, and the random states of all processes that
-    saved it. Files are judged by their tables of contents and lengths: damage inside of one shows when it is loaded.
+    saved it. Weights are read, and have to be finite; the other files are judged by their tables of contents and
+    lengths: damage inside of one shows when it is loaded.
     """
     try:
         state = TrainerState.load_from_json(str(folder / STATE_FILE))
