@@ -29,6 +29,8 @@ ENCODER_SCOPES = SCOPES[2:]
 WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
 # Whose Jacobian a strategy may penalise.
 JACOBIANS = ("head", "network")
+# Share of the images that a penalty on the network's Jacobian is measured on: docs/benchmarks.md.
+JACOBIAN_SHARE = 0.2
 # Kinds of attention under scope certified; the classes are those of models/encoder/attention.py.
 CERTIFIED_ATTENTIONS = ("energy", "softmax")
 # Layers of the encoder that adapters go on unless others are asked for: query and value, as in Hu et al. 2021, "LoRA"

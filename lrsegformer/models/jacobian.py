@@ -1,4 +1,4 @@
-"""The penalty on a Jacobian: a random-projection estimate of the squared Jacobian norm at the data."""
+"""Penalties on a Jacobian: random-projection estimates of the squared Jacobian norm at the data."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _STEP = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+# How far a value of an input is moved each way, in units of normalised pixels (1/440 of their range). Half of it, and
+# rounding in float32 shows; five times it, and the slope is another one: docs/layer_formulations.md.
+DIFFERENCE_STEP = 1e-2
 
 
 def sample_seeds(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -45,12 +48,20 @@ def random_signs(seeds: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     for size in shape:
         count *= size
     positions = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
-    state = seeds[:, None] * _MIX_1 + positions * _STEP
+    signs = (_mixed(seeds[:, None], positions) & 1) * 2 - 1
+    return signs.float().view(-1, *shape)
+
+
+def seeds_of_step(seeds: torch.Tensor, step: int) -> torch.Tensor:
+    """Other seeds of the same samples for each optimizer step, spread evenly from 0 to 2^63."""
+    return _mixed(seeds, torch.tensor(step + 1, dtype=torch.int64, device=seeds.device))
+
+
+def _mixed(seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    state = seeds * _MIX_1 + positions * _STEP
     state = (state ^ (state >> 30)) * _MIX_1
     state = (state ^ (state >> 27)) * _MIX_2
-    state = state ^ (state >> 31)
-    signs = (state & 1) * 2 - 1
-    return signs.float().view(-1, *shape)
+    return state ^ (state >> 31)
 
 
 def jacobian_penalty(
@@ -80,6 +91,47 @@ def jacobian_penalty(
         (gradient,) = torch.autograd.grad(outputs, inputs, grad_outputs=signs, create_graph=True)
     positions = outputs[0, 0].numel()
     return at_least_float32(gradient).square().flatten(1).sum(dim=1).mean() / positions
+
+
+def difference_penalty(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    seeds: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    step: float = DIFFERENCE_STEP,
+) -> torch.Tensor:
+    """
+    Estimate what [`jacobian_penalty`] does without differentiating twice: `|f(x + h v) - f(x - h v)|^2 / (2 h)^2` for
+    random signs v of the inputs.
+
+    For small h that is `|J v|^2`, whose expectation is `|J|_F^2`, too; the error of the central difference falls with
+    the square of h. Two forward passes and one ordinary backward pass through both, of the samples that count.
+
+    Args:
+        function: maps the inputs to outputs of shape `(batch, labels, ...)`, each sample by itself; differentiable.
+        inputs (`torch.Tensor` of shape `(batch, ...)`): detached here; the penalty moves the function's parameters.
+        seeds (`torch.Tensor` of shape `(batch,)`, int64): seeds of the directions, one a sample.
+        weights (`torch.Tensor` of shape `(batch,)`, *optional*):
+            By which the samples' estimates are multiplied before their mean over the batch; those of weight 0 are not
+            computed. By default all count once.
+        step (`float`, *optional*): h.
+
+    Returns:
+        `torch.Tensor`: a scalar, at least float32, differentiable with respect to the parameters; a constant 0 where
+        no sample counts.
+    """
+    batch, inputs = len(inputs), inputs.detach()
+    if weights is not None:
+        chosen = weights.nonzero().flatten()
+        if not len(chosen):
+            return at_least_float32(inputs.new_zeros(()))
+        inputs, seeds, weights = inputs[chosen], seeds[chosen], weights[chosen]
+    shifts = step * random_signs(seeds, inputs.shape[1:]).to(inputs.dtype)
+    with torch.enable_grad():
+        ahead, behind = at_least_float32(function(torch.cat([inputs + shifts, inputs - shifts]))).chunk(2)
+        squared = ((ahead - behind) / (2 * step)).square().flatten(1).sum(dim=1)
+    total = squared.sum() if weights is None else (squared * weights).sum()
+    return total / (batch * ahead[0, 0].numel())
 
 
 def decode_head_jacobian_penalty(

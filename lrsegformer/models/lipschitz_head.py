@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from statistics import geometric_mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lrsegformer.certification.head import HeadParts, head_bound
 from lrsegformer.certification.parts import Constrained
@@ -18,8 +17,15 @@ from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
 from lrsegformer.models.encoder.attention_estimate import attention_estimate
 from lrsegformer.models.encoder.constrained import encoder_layers, encoder_penalty_factors
 from lrsegformer.models.eval_mode import eval_mode
-from lrsegformer.models.jacobian import jacobian_penalty, sample_seeds
+from lrsegformer.models.jacobian import difference_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
+
+
+class JacobianSample(NamedTuple):
+    """Seeds and weights of a batch's images for the penalty on a Jacobian; `None` for those of [`sample_seeds`], 1."""
+
+    seeds: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
 
 class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
@@ -43,6 +49,7 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None,
+        sample: JacobianSample,
         head_jacobian_penalty: Callable[..., torch.Tensor],
         *head_inputs: Any,
     ) -> torch.Tensor | None:
@@ -53,15 +60,15 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         """
         if labels is None and not self.training:
             return None
-        penalized = self._penalized_jacobian()
-        if penalized is None:
+        if self._penalized_jacobian() is None:
             return self._bounds_penalty()
         if not (self.training and torch.is_grad_enabled()):
             return None
-        seeds = sample_seeds(pixel_values)
-        if penalized == "network" or self.is_certified():
-            return jacobian_penalty(self._eval_mode_logits, pixel_values, seeds)
-        return head_jacobian_penalty(seeds, *head_inputs)
+        seeds = sample_seeds(pixel_values) if sample.seeds is None else sample.seeds
+        if not self.penalizes_network_jacobian():
+            return head_jacobian_penalty(seeds, *head_inputs)
+        with without_autocast(pixel_values.device.type):  # Differences of half-precision logits would be rounding.
+            return difference_penalty(self._eval_mode_logits, pixel_values, seeds, sample.weights)
 
     def _bounds_penalty(self) -> torch.Tensor | None:
         """The penalty of what the configuration names: the layers' constants, or a bound of what they make up."""
@@ -78,10 +85,16 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         """Whose Jacobian the strategy penalises, `"head"` or `"network"`; `None` where its penalty is another one."""
         return next((layer.penalized_jacobian for group in self.penalty_factors() for layer in group), None)
 
+    def penalizes_network_jacobian(self) -> bool:
+        """Whether the penalty is an estimate of the Jacobian of the logits with respect to the pixels."""
+        penalized = self._penalized_jacobian()
+        return penalized == "network" or (penalized is not None and self.is_certified())
+
     def _eval_mode_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits without dropout and with the running statistics, by kernels that can be differentiated twice."""
-        with eval_mode(self), sdpa_kernel(SDPBackend.MATH):
-            return self(pixel_values=pixel_values).logits
+        """Logits without dropout and with the running statistics."""
+        with eval_mode(self):
+            # The class's own: accelerate puts autocast around that of the instance.
+            return type(self).forward(self, pixel_values=pixel_values, return_dict=True).logits
 
     @torch.no_grad()
     def lipschitz_report(

@@ -26,7 +26,7 @@ from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead, plain_matrix, refuse_adapter
 from lrsegformer.models.head_parts import classifier_parts, decode_head_parts
 from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty
-from lrsegformer.models.lipschitz_head import LipschitzHeadMixin
+from lrsegformer.models.lipschitz_head import JacobianSample, LipschitzHeadMixin
 from lrsegformer.models.to_vanilla import to_vanilla_classification, to_vanilla_segmentation
 
 
@@ -112,19 +112,28 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
     @can_return_tuple
     @filter_output_hidden_states
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        jacobian_seeds: torch.Tensor | None = None,
+        jacobian_weights: torch.Tensor | None = None,
+        **kwargs,
     ) -> LRSegformerSemanticSegmenterOutput | tuple:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): normalised images.
             labels (`torch.Tensor` of shape `(batch, label_height, label_width)`, *optional*):
                 Any integer dtype and any size; the ignore index and negative values do not count.
+            jacobian_seeds, jacobian_weights (`torch.Tensor` of shape `(batch,)`, *optional*):
+                Of the penalty on the network's Jacobian: int64 seeds of the images' directions, and the images'
+                weights in its mean, where 0 leaves an image out. By default from the pixels, and all 1.
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in the stock model.
 
         Returns:
             [`LRSegformerSemanticSegmenterOutput`]: logits at a quarter of the input's size, the task loss where labels
             are given, and the penalty in training mode and where labels are given (a Jacobian's: in training mode).
         """
+        sample = JacobianSample(jacobian_seeds, jacobian_weights)
         outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         features = outputs.hidden_states
         if self.is_certified():
@@ -148,7 +157,9 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
             logits=logits,
             hidden_states=features,
             attentions=outputs.attentions,
-            lipschitz_penalty=self._penalty(pixel_values, labels, self._head_jacobian_penalty, features, fused),
+            lipschitz_penalty=self._penalty(
+                pixel_values, labels, sample, self._head_jacobian_penalty, features, fused
+            ),
         )
 
     def _head_jacobian_penalty(
@@ -223,7 +234,12 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        jacobian_seeds: torch.Tensor | None = None,
+        jacobian_weights: torch.Tensor | None = None,
+        **kwargs,
     ) -> LRSegformerImageClassifierOutput | tuple:
         r"""
         Args:
@@ -231,12 +247,16 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
             labels (`torch.Tensor` of shape `(batch,)`, *optional*):
                 Class indices; numbers for `problem_type="regression"`, and zeros and ones of shape
                 `(batch, num_labels)` for `"multi_label_classification"`.
+            jacobian_seeds, jacobian_weights (`torch.Tensor` of shape `(batch,)`, *optional*):
+                Of the penalty on the network's Jacobian: int64 seeds of the images' directions, and the images'
+                weights in its mean, where 0 leaves an image out. By default from the pixels, and all 1.
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in the stock model.
 
         Returns:
             [`LRSegformerImageClassifierOutput`]: logits, the task loss where labels are given (the mean over the
             batch), and the penalty in training mode and where labels are given (a Jacobian's: in training mode).
         """
+        sample = JacobianSample(jacobian_seeds, jacobian_weights)
         outputs = self.segformer(pixel_values, return_dict=True, **kwargs)
         last_stage = outputs.last_hidden_state
         if self.config.reshape_last_stage or self.is_certified():
@@ -248,7 +268,7 @@ class LRSegformerForImageClassification(MergedMapsMixin, LipschitzHeadMixin, Seg
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            lipschitz_penalty=self._penalty(pixel_values, labels, self._head_jacobian_penalty, pooled),
+            lipschitz_penalty=self._penalty(pixel_values, labels, sample, self._head_jacobian_penalty, pooled),
         )
 
     def _head_jacobian_penalty(self, seeds: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:

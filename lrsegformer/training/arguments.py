@@ -167,6 +167,13 @@ class TrainingDefaults:
             "class a certificate. Default: 36 (0.14)."
         },
     )
+    jacobian_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Penalty on the network's Jacobian: share of the training images, drawn anew each step, that it "
+            "is measured on. Default: 0.2."
+        },
+    )
     adversarial_steps: int = field(
         default=0,
         metadata={

@@ -16,10 +16,11 @@ from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.hub.pushing import RunUploadMixin
 from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
-from lrsegformer.training.adversarial import AdversarialTraining, pixel_statistics
+from lrsegformer.training.adversarial.batches import AdversarialBatchesMixin
 from lrsegformer.training.continuation import Continuation, checkpoint_of
 from lrsegformer.training.data_workers import settle_workers
 from lrsegformer.training.finite import FiniteChecks, FiniteWeights
+from lrsegformer.training.jacobian_sampling import jacobian_sampling
 from lrsegformer.training.loss_options import smooth_in_the_loss, train_for_certificates
 from lrsegformer.training.loss_parts import LossParts
 from lrsegformer.training.optimizer import parameter_groups
@@ -30,7 +31,14 @@ from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMixin, StrictCheckpointMixin, Trainer):
+class LRSegformerTrainer(
+    AdversarialBatchesMixin,
+    WholeCheckpointMixin,
+    RunUploadMixin,
+    ShardedTrainingMixin,
+    StrictCheckpointMixin,
+    Trainer,
+):
     """
     [`~transformers.Trainer`] for SegFormer, ours or stock, on both tasks.
 
@@ -40,6 +48,7 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
     - The task loss is the mean over the valid pixels (segmentation) or samples (classification) of the whole batch of
       an optimizer step, over accumulation steps and processes. Loss and gradients do not depend on how that batch is
       split.
+    - A penalty on the network's Jacobian is measured on a share of the images ([`JacobianSampling`]).
     - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
     - A push to the Hub sends model, processor, card, scores and pictures, and no name of a folder of this machine.
@@ -91,6 +100,9 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
                 "--class_weights with --label_smoothing_factor: classification has one of them, leave the other out."
             )
         self._adversary = self._adversarial_training()
+        self._jacobian_sampling = jacobian_sampling(
+            self.accelerator.unwrap_model(self.model), args.jacobian_share, self._gathered
+        )
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
         self._finite = FiniteChecks(args, at_once=args.device.type == "cpu")
@@ -144,10 +156,15 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
         """The batches of one optimizer step, and what they hold over all processes: (valid labels, samples)."""
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._parts.steps += 1
+        if self._jacobian_sampling is not None:
+            batch_samples = self._jacobian_sampling.add_to(batch_samples, self.state.global_step, device)
         counts = [self._count(batch["labels"]) for batch in batch_samples if "labels" in batch]
         if not counts:
             return batch_samples, None
         return batch_samples, self.accelerator.reduce(torch.stack(counts).sum(dim=0).to(device), reduction="sum")
+
+    def _gathered(self, values: torch.Tensor, filling: int) -> torch.Tensor:
+        return self.accelerator.gather(self.accelerator.pad_across_processes(values, pad_index=filling))
 
     def training_step(self, model: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
         """Forward and backward pass of a batch; see [`~transformers.Trainer.training_step`]."""
@@ -223,32 +240,6 @@ class LRSegformerTrainer(WholeCheckpointMixin, RunUploadMixin, ShardedTrainingMi
         if self.compute_loss_func is not None:  # The model need not compute a loss of its own.
             inputs = {name: value for name, value in inputs.items() if name != "labels"}
         return model(**{"return_dict": True, **inputs})
-
-    def adversarial_inputs(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A training batch with its images perturbed, where the arguments ask for adversarial training."""
-        # Not through the wrapper of several processes, which waits for a backward pass to the parameters.
-        model, scaler = self.accelerator.unwrap_model(model), self.accelerator.scaler
-        images = self._adversary.perturb(
-            model,
-            inputs["pixel_values"],
-            lambda images: self._loss_under_attack(model, {**inputs, "pixel_values": images}),
-            self.state.global_step,
-            1.0 if scaler is None else scaler.get_scale(),
-        )
-        return {**inputs, "pixel_values": images}
-
-    def _loss_under_attack(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        outputs = self._outputs(model, inputs)
-        self._finite.see_logits(self.state.global_step + 1, True, outputs["logits"].detach())
-        return self.task_loss(outputs, inputs)
-
-    def _adversarial_training(self) -> AdversarialTraining | None:
-        steps, eps = self.args.adversarial_steps, self.args.adversarial_eps
-        if steps == 0:
-            return None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("--adversarial_steps needs a whole model on each device: leave out FSDP and DeepSpeed.")
-        return AdversarialTraining(steps, eps, *pixel_statistics(self.processing_class, self.train_dataset))
 
     def _count(self, labels: torch.Tensor) -> torch.Tensor:
         """What a batch's task loss is divided by (valid pixels, weighted by class, or samples), and its samples."""

@@ -9,8 +9,8 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from lrsegformer.errors import InputError
-from lrsegformer.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE_BELOW_ONE, Range, check_ranges
-from lrsegformer.training.adversarial import check_adversarial
+from lrsegformer.ranges import COUNT, NOT_NEGATIVE, PART, POSITIVE, SEED, SHARE_BELOW_ONE, Range, check_ranges
+from lrsegformer.training.adversarial.perturbation import check_adversarial
 from lrsegformer.training.arguments import TrainingDefaults
 from lrsegformer.training.batch_size import split_total_batch_size
 
@@ -26,6 +26,7 @@ _WORKERS = Range("a whole number from 0 to 256", high=256)
 _RANGES: dict[str, Range] = {
     "lambda_lip": NOT_NEGATIVE,
     "certified_radius": NOT_NEGATIVE,
+    "jacobian_share": PART,
     "learning_rate": NOT_NEGATIVE,
     "head_learning_rate_multiplier": NOT_NEGATIVE,
     "constants_learning_rate": NOT_NEGATIVE,
@@ -63,8 +64,8 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     The defaults are the published SegFormer recipe for ADE20K: AdamW at 6e-5 with the head at 10 times that, weight
     decay 0.01, 160k steps of 16 samples, linear warmup over 1500 of them, then linear decay to 0 (NVlabs/SegFormer,
     `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier`,
-    `constants_learning_rate`, `total_batch_size`, and for adversarial training `adversarial_steps` and
-    `adversarial_eps`.
+    `constants_learning_rate`, `total_batch_size`, `jacobian_share`, and for adversarial training
+    `adversarial_steps` and `adversarial_eps`.
 
     A `per_device_train_batch_size` without `total_batch_size` is accumulated no more than
     `gradient_accumulation_steps` says; the command lines give a total, that of the recipe, and accumulate to reach it.

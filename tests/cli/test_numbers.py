@@ -15,7 +15,7 @@ FROM_ZERO = (
 )
 ABOVE_ZERO = (
     *("adam_epsilon", "num_train_epochs", "logging_steps", "eval_steps", "save_steps"),
-    *("scale_min", "scale_max", "crop_area_min"),
+    *("scale_min", "scale_max", "crop_area_min", "jacobian_share"),
 )
 FROM_ONE = (
     *("max_steps", "total_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -28,6 +28,7 @@ MORE = [
     *(("data_seed", value) for value in ("-1", "4294967296")),
     *(("dataloader_num_workers", value) for value in ("-1", "257")),
     *(("adam_beta1", "1"), ("adam_beta2", "1.5"), ("label_smoothing_factor", "1.5"), ("crop_area_min", "1.5")),
+    ("jacobian_share", "1.01"),
     *(("colour_distortion", "1.01"), ("image_size", "28"), ("eval_size", "28"), ("image_size", "100000")),
     *(("adversarial_steps", "-1"), ("max_steps", "-5")),
 ]

@@ -14,6 +14,7 @@ CASES = (
     ("segmentation", "stable_softplus", "head", 0),
     ("segmentation", "jacobian_norm", "head", 0),
     ("segmentation", "geometric_mean", "network", 0),
+    ("segmentation", "jacobian_norm", "network", 0),
     ("segmentation", "geometric_mean", "certified", 0),
     ("classification", "stable_softplus", "head", 0),
     ("classification", "geometric_mean", "certified", 0),
@@ -98,7 +99,7 @@ def test_adversarial_starts_by_position_would_be_another_loss(runner, tmp_path, 
     whole = runner.run(task, "stable_softplus", "head", steps, 8, 1, str(tmp_path))
     with pytest.raises(AssertionError):
         assert_same(runner.run(task, "stable_softplus", "head", 0, 8, 1, str(tmp_path)), whole)
-    by_position = "lrsegformer.training.adversarial.sample_seeds"
+    by_position = "lrsegformer.training.adversarial.perturbation.sample_seeds"
     monkeypatch.setattr(by_position, lambda images: torch.arange(len(images)))
     whole = runner.run(task, "stable_softplus", "head", steps, 8, 1, str(tmp_path))
     with pytest.raises(AssertionError):

@@ -8,7 +8,7 @@ import torch
 from transformers import SegformerForSemanticSegmentation
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from lrsegformer.training.adversarial import (
+from lrsegformer.training.adversarial.perturbation import (
     AdversarialTraining,
     eval_mode,
     uniform_noise,

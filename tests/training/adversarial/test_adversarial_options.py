@@ -7,7 +7,7 @@ from transformers import SegformerImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lrsegformer.errors import InputError
-from lrsegformer.training.adversarial import check_adversarial, pixel_statistics
+from lrsegformer.training.adversarial.perturbation import check_adversarial, pixel_statistics
 
 ON = {"adversarial_steps": 2, "adversarial_eps": 4.0}
 
