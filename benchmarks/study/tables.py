@@ -1,0 +1,169 @@
+"""
+The tables and figures of docs/study.md, from the JSON files beside it (`make study`).
+
+    python benchmarks/study/tables.py --results docs/study --document docs/study.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from report import markdown_table, replace_section  # noqa: E402
+from results import (  # noqa: E402
+    ATTACK,
+    BASELINE,
+    CLEAN,
+    CORRUPTED,
+    SEEN,
+    SELECTED_BY,
+    UNSEEN,
+    WEAK_ATTACK,
+    Run,
+    at_equal_clean_score,
+    by_arm,
+    difference,
+    read_runs,
+    saved_loss,
+)
+
+CLEAN_SCORES = ("mean_iou", "overall_accuracy", "recall", "precision", "f1", "matthews_correlation")
+LENGTHS = ("baseline_half", BASELINE, "baseline_double")
+Column = tuple[str, Callable[[Run], float]]
+COLUMNS: tuple[Column, ...] = (
+    (CLEAN, lambda run: run.score(CLEAN)),
+    (CORRUPTED, lambda run: run.score(CORRUPTED)),
+    (WEAK_ATTACK, lambda run: run.score(WEAK_ATTACK)),
+    (ATTACK, lambda run: run.score(ATTACK)),
+    ("unseen drive", lambda run: run.score(CLEAN, UNSEEN)),
+)
+
+
+def screening_table(runs: Sequence[Run]) -> str:
+    """Every arm of the screening, best mean of four first."""
+    ranked = sorted(runs, key=Run.mean_of_four, reverse=True)
+    rows = [[run.arm, f"{run.mean_of_four():.2f}", *(f"{value(run):.2f}" for _, value in COLUMNS)] for run in ranked]
+    return markdown_table(["arm", "mean of four", *(name for name, _ in COLUMNS)], rows)
+
+
+def mean_table(arms: dict[str, list[Run]], columns: Sequence[Column]) -> str:
+    """Mean and sample standard deviation over the seeds."""
+    rows = [
+        [arm, *(_mean_and_deviation([value(run) for run in group]) for _, value in columns)]
+        for arm, group in arms.items()
+    ]
+    return markdown_table(["arm", *(name for name, _ in columns)], rows)
+
+
+def paired_table(arms: dict[str, list[Run]], columns: Sequence[Column]) -> str:
+    """Differences from the baseline of the same seed; bold where they are supported."""
+    baseline = arms[BASELINE]
+    rows = []
+    for arm, group in arms.items():
+        if arm != BASELINE:
+            cells = []
+            for _, value in columns:
+                found = difference([value(run) for run in group], [value(run) for run in baseline])
+                shown = f"{found.mean:+.2f} ± {found.deviation:.2f}"
+                cells.append(f"**{shown}**" if found.supported else shown)
+            rows.append([arm, *cells])
+    return markdown_table(["arm minus baseline", *(name for name, _ in columns)], rows)
+
+
+def goal_table(arms: dict[str, list[Run]]) -> str:
+    """What the goals of the recipes ask: points of clean score, and which part of the baseline's losses is saved."""
+    baseline = arms[BASELINE]
+    rows = []
+    for arm, group in arms.items():
+        if arm != BASELINE:
+            clean = difference([run.score(CLEAN) for run in group], [run.score(CLEAN) for run in baseline])
+            saved = [saved_loss(group, baseline, condition) for condition in SELECTED_BY[1:]]
+            goals = [
+                name
+                for name, met in (
+                    ("default", clean.mean >= -0.5 and saved[0] >= 20 and saved[1] >= 20),
+                    ("robust", clean.mean >= -3 and saved[2] >= 60),
+                )
+                if met
+            ]
+            rows.append([arm, f"{clean.mean:+.2f}", *(f"{part:.0f} %" for part in saved), ", ".join(goals) or "-"])
+    header = ["arm", "clean, points", *(f"loss saved, {name}" for name in SELECTED_BY[1:]), "goals met"]
+    return markdown_table(header, rows)
+
+
+def equal_clean_table(arms: dict[str, list[Run]], columns: Sequence[Column]) -> str:
+    """Arms beside baselines of other lengths at the arm's own clean score."""
+    lengths = [arms[name] for name in LENGTHS if name in arms]
+    rows = []
+    for arm, group in arms.items():
+        if arm in LENGTHS:
+            continue
+        clean = statistics.fmean(run.score(CLEAN) for run in group)
+        cells = []
+        for _, value in columns[1:]:
+            curve = [
+                (statistics.fmean(run.score(CLEAN) for run in length), statistics.fmean(map(value, length)))
+                for length in lengths
+            ]
+            theirs = at_equal_clean_score(clean, curve)
+            cells.append("outside" if theirs is None else f"{statistics.fmean(map(value, group)) - theirs:+.2f}")
+        rows.append([arm, f"{clean:.2f}", *cells])
+    return markdown_table(["arm", CLEAN, *(f"{name}, minus curve" for name, _ in columns[1:])], rows)
+
+
+def generalisation_table(arms: dict[str, list[Run]]) -> str:
+    """Training, validation and unseen drive, and the gaps between them."""
+    columns: list[Column] = [
+        ("training", lambda run: run.score(CLEAN) + _gap(run)),
+        ("validation", lambda run: run.score(CLEAN)),
+        ("unseen drive", lambda run: run.score(CLEAN, UNSEEN)),
+        ("training - validation", _gap),
+        ("validation - unseen", lambda run: run.score(CLEAN) - run.score(CLEAN, UNSEEN)),
+        ("calibration error", lambda run: 100 * run.measures[SEEN]["reliability"]["expected_calibration_error"]),
+        ("local slope", lambda run: run.measures[SEEN]["reliability"]["local_lipschitz_estimate_median"]),
+    ]
+    return mean_table(arms, columns)
+
+
+def clean_table(arms: dict[str, list[Run]]) -> str:
+    """All scores of clean validation images at the end of training."""
+    columns = [(name, lambda run, name=name: run.score("", "train", name)) for name in CLEAN_SCORES]
+    return mean_table(arms, columns)
+
+
+def _gap(run: Run) -> float:
+    return 100 * run.measures[SEEN]["reliability"]["train_validation_gap of mean_iou"]
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("docs/study"), help="folder of the JSON files")
+    parser.add_argument("--document", type=Path, default=Path("docs/study.md"), help="file that holds the sections")
+    arguments = parser.parse_args()
+    screening = read_runs(arguments.results / "screening.json")
+    replace_section(arguments.document, "screening", screening_table(screening))
+    comparison = by_arm(read_runs(arguments.results / "camvid.json"))
+    for name, table in (
+        ("scores", mean_table(comparison, COLUMNS)),
+        ("paired", paired_table(comparison, COLUMNS)),
+        ("goals", goal_table(comparison)),
+        ("equal-clean", equal_clean_table(comparison, COLUMNS)),
+        ("generalisation", generalisation_table(comparison)),
+        ("clean", clean_table(comparison)),
+    ):
+        replace_section(arguments.document, name, table)
+
+
+if __name__ == "__main__":
+    main()

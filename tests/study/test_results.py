@@ -1,0 +1,111 @@
+"""What docs/study.md declares: paired comparisons, the curve at equal clean score, and what is kept of a matrix."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "study"
+
+
+def load(name: str) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"study_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+results, collect, split_camvid = load("results"), load("collect"), load("split_camvid")
+
+
+def run(arm: str, seed: int, clean: float, corrupted: float, weak: float, attacked: float):
+    conditions = {
+        "clean": {"mean_iou": clean},
+        "mean of corruptions (in memory)": {"mean_iou": corrupted},
+        "pgd-linf-0.5": {"mean_iou": weak},
+        "pgd-linf-1": {"mean_iou": attacked},
+    }
+    return results.Run(arm, "segmentation", seed, {"seen": conditions})
+
+
+def test_a_difference_is_paired_by_seed_and_supported_only_beyond_twice_its_standard_error():
+    found = results.difference([31.0, 42.0, 53.0], [30.0, 40.0, 50.0])
+    assert found.mean == pytest.approx(2.0)
+    assert found.deviation == pytest.approx(1.0)
+    assert found.supported  # 2 > 2 * 1 / sqrt(3)
+    assert not results.difference([31.0, 40.1, 50.1], [30.0, 40.0, 50.0]).supported  # one seed carries it
+    assert not results.difference([33.0, 43.0, 49.9], [30.0, 40.0, 50.0]).supported  # signs differ
+    lone = results.difference([31.0], [30.0])
+    assert lone.mean == 1.0 and math.isnan(lone.deviation) and not lone.supported
+
+
+def test_pairs_of_unequal_length_are_an_error():
+    with pytest.raises(ValueError):
+        results.difference([1.0, 2.0], [1.0])
+
+
+def test_the_saved_loss_compares_drops_and_not_scores():
+    baseline = [run("baseline", 1, 0.40, 0.30, 0.20, 0.10)]
+    ours = [run("ours", 1, 0.38, 0.33, 0.30, 0.24)]
+    assert results.saved_loss(ours, baseline, results.CORRUPTED) == pytest.approx(50.0)  # 5 of 10 points
+    assert results.saved_loss(ours, baseline, results.WEAK_ATTACK) == pytest.approx(60.0)  # 8 of 20
+    assert results.saved_loss(ours, baseline, results.ATTACK) == pytest.approx(100 * (1 - 14 / 30))
+
+
+def test_the_selection_goes_by_the_mean_of_four():
+    assert run("ours", 1, 0.4, 0.3, 0.2, 0.1).mean_of_four() == pytest.approx(25.0)
+
+
+def test_the_curve_is_interpolated_and_never_extrapolated():
+    curve = [(30.0, 20.0), (40.0, 22.0), (20.0, 10.0)]
+    assert results.at_equal_clean_score(25.0, curve) == pytest.approx(15.0)
+    assert results.at_equal_clean_score(40.0, curve) == pytest.approx(22.0)
+    assert results.at_equal_clean_score(41.0, curve) is None
+    assert results.at_equal_clean_score(19.0, curve) is None
+
+
+def test_what_is_collected_is_read_back(tmp_path, capsys):
+    cell = tmp_path / "cell"
+    (cell / "seen").mkdir(parents=True)
+    (cell / "all_results.json").write_text(json.dumps({"eval_mean_iou": 0.5, "lipschitz": None}))
+    row = {"kind": "attack", "condition": "pgd-linf-1", "mean_iou": 0.25}
+    report = {"rows": [row], "corruption_summary": [], "reliability": []}
+    (cell / "seen" / "results.json").write_text(json.dumps(report))
+    done = {"status": "done"}
+    entry = {
+        **{"name": "cell", "folder": "cell", "status": "done", "variation": "adversarial_1", "task": "segmentation"},
+        **{"strategy": None, "scope": None, "lambda_lip": None, "seed": 3},
+        "steps": {"train": {**done, "command": "finetune-seg"}, "seen": {**done, "command": "robustness"}},
+    }
+    waiting = {**entry, "name": "other", "status": "pending"}
+    (tmp_path / "matrix.json").write_text(json.dumps([entry, waiting]))
+    (tmp_path / "out.json").write_text(json.dumps(collect.collect(tmp_path)))
+    assert "other" in capsys.readouterr().out
+    (found,) = results.read_runs(tmp_path / "out.json")
+    assert (found.arm, found.seed) == ("adversarial_1", 3)
+    assert found.score(results.ATTACK) == 25.0
+    assert found.score("", "train", "mean_iou") == 50.0
+
+
+def test_no_drive_of_training_is_in_the_unseen_set_and_no_frame_in_two(tmp_path):
+    names = [f"0016E5_{i:05d}.png" for i in range(5)] + [f"0001TP_{i:05d}.png" for i in range(4)]
+    names += [f"0006R0_f{i:05d}.png" for i in range(30)]
+    validation = [f"0016E5_{i:05d}.png" for i in range(90, 93)]
+    for folders, files in ((("train", "trainannot"), names), (("val", "valannot"), validation)):
+        for folder in folders:
+            (tmp_path / folder).mkdir()
+            for name in files:
+                (tmp_path / folder / name).touch()
+    parts = {part: [image.name for image, _ in pairs] for part, pairs in split_camvid.split(tmp_path).items()}
+    assert len(parts["train"]) == 5 + 9 and len(parts["validation"]) == 3 + 20 and len(parts["unseen"]) == 4
+    assert not set(parts["train"]) & set(parts["validation"])
+    assert {name[:6] for name in parts["train"]} == {"0016E5", "0006R0"}
+    assert {name[:6] for name in parts["unseen"]} == {"0001TP"}
+    assert "0006R0_f00009.png" not in parts["train"] + parts["validation"]  # it looks like both its neighbours
