@@ -18,7 +18,7 @@ from torch import nn
 
 from lrsegformer._compat import load_checkpoint_strictly
 from lrsegformer.errors import InputError
-from lrsegformer.writing import disk_failure, put_in_place, write_whole
+from lrsegformer.writing import disk_failure, put_in_place, remove_folder, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -249,8 +249,6 @@ class WholeCheckpointMixin:
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        from transformers.trainer_utils import rotate_checkpoints
-
         run = Path(self._get_output_dir(trial))
         aside = run / self.UNFINISHED / f"checkpoint-{self.state.global_step}"
         whole = run / aside.name
@@ -279,8 +277,25 @@ class WholeCheckpointMixin:
             self._saves_aside = False
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(whole))
-        if self.args.should_save:
-            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+        self.drop_old_checkpoints(run)
+
+    def drop_old_checkpoints(self, run: Path) -> None:
+        """
+        Keep as many checkpoints of a run as `save_total_limit` says, the best and the latest among them.
+
+        The Trainer's own removal changes the time of a folder before its name is gone, and by their times it tells
+        which is the latest: one whose removal was killed is taken for that.
+        """
+        from transformers.trainer_utils import sort_checkpoints
+
+        limit = self.args.save_total_limit or 0
+        if not self.args.should_save or limit <= 0:
+            return
+        checkpoints = sort_checkpoints(str(run), use_mtime=True)
+        kept = {*checkpoints[-1:], *filter(None, [self.state.best_model_checkpoint])}
+        surplus = max(len(checkpoints) - max(limit, len(kept)), 0)
+        for checkpoint in [each for each in checkpoints if each not in kept][:surplus]:
+            remove_folder(Path(checkpoint), run / self.UNFINISHED)
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)

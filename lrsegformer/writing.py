@@ -20,6 +20,7 @@ _DISK_FAILURES = {
     "Read-only file system": "the disk is read-only",
     "PytorchStreamWriter failed writing": "the disk is full, or fails",
     "unexpected pos": "the disk is full, or fails",
+    "iostream error": "the disk is full, or fails",
 }
 _LONGEST_NAME = 255  # bytes, in every file system of today
 
@@ -104,6 +105,22 @@ def put_in_place(unfinished: Path, folder: Path) -> None:
     _sync(folder.parent)
     with contextlib.suppress(OSError):  # Something else lies in it.
         unfinished.parent.rmdir()
+
+
+def remove_folder(folder: Path, aside: Path) -> None:
+    """
+    Remove a folder, which a crash leaves whole or not at all under its name.
+
+    Args:
+        aside (`Path`):
+            a folder on the same disk, made if need be, where it goes first; it is removed, too, where it is empty.
+    """
+    aside.mkdir(exist_ok=True)
+    removed = aside / f"removed-{folder.name}"
+    os.replace(folder, removed)
+    shutil.rmtree(removed, ignore_errors=True)
+    with contextlib.suppress(OSError):  # Something else lies in it.
+        aside.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -11,12 +11,13 @@ TIMEOUT_SECONDS = 300
 IMPORTED = ("lrsegformer.training", "lrsegformer.robustness.bench.bench")
 
 
-def run_two_ranks(script: Path, *options: str, log: Path) -> None:
+def run_two_ranks(script: Path, *options: str, log: Path, status: int = 0) -> None:
     """
-    Run a script with its options in two processes; what both print goes to the file `log`.
+    Run a script with its options in two processes, which both end with this status; what they print goes to the file
+    `log`.
 
     Raises:
-        `AssertionError`: with the end of the log, where one of them fails.
+        `AssertionError`: with the end of the log, where one of them does not.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,7 +31,7 @@ def run_two_ranks(script: Path, *options: str, log: Path) -> None:
         process.join(TIMEOUT_SECONDS)
     for process in processes:
         process.kill()
-    assert [process.exitcode for process in processes] == [0, 0], log.read_text(encoding="utf-8")[-4000:]
+    assert [process.exitcode for process in processes] == [status, status], log.read_text(encoding="utf-8")[-4000:]
 
 
 def _run(rank: int, port: int, script: str, options: tuple[str, ...], log: str) -> None:

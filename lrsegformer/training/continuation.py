@@ -60,11 +60,15 @@ class Continuation(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         left = Path(args.output_dir) / self._trainer.UNFINISHED
         if args.should_save and left.is_dir():
-            logger.warning(f"{left} holds a checkpoint whose save was not finished: it is removed.")
+            logger.warning(f"{left} holds what a save that was not finished has left: it is removed.")
             shutil.rmtree(left)
         self._trainer.accelerator.wait_for_everyone()
         self._trainer.go_on(self.checkpoint, control)
         return control
+
+    def on_train_end(self, args, state, control, **kwargs):
+        # A kill after the last save was before it.
+        self._trainer.drop_old_checkpoints(Path(args.output_dir))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._trainer.epoch_is_open = True
