@@ -14,7 +14,7 @@ from lrsegformer.robustness.bench.bench import PreparedModel
 from lrsegformer.robustness.bench.planning import Prepared
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.robustness.certificates.curves import save_certified_curves
-from lrsegformer.robustness.certificates.pictures import save_certified_picture
+from lrsegformer.robustness.certificates.pictures import CertifiedPicture, save_certified_picture
 from lrsegformer.robustness.certificates.rows import check_order
 from lrsegformer.robustness.certificates.text import certificates_text, unit_of
 from lrsegformer.robustness.report.files import SHEETS, SUBSETS, csv_text
@@ -109,22 +109,44 @@ def _described(result: ModelResult, pictures: list[str]) -> dict[str, Any]:
     }
 
 
+def save_pictures(
+    folder: str | Path,
+    label: str,
+    norm: str,
+    found: Sequence[CertifiedPicture],
+    radii: Sequence[float],
+    names: Sequence[str],
+) -> None:
+    """
+    Draw pictures of a model.
+
+    Args:
+        norm (`str`): that the radii are in, or `"smoothing"`.
+        found (sequence of [`CertifiedPicture`]), names (sequence of `str`): the images, and the classes in them.
+    """
+    for picture in found:
+        path = Path(folder) / PICTURES / _picture_name(label, norm, picture.position)
+        title = f"{label}, image {picture.position}"
+        with writing_to(folder), written_aside(path) as unfinished:
+            save_certified_picture(picture, title, unit_of(norm), radii, names, unfinished)
+
+
+def _picture_name(label: str, norm: str, position: int) -> str:
+    return f"{label}-{norm}-".replace("/", "-").replace(" ", "_") + f"{position}.png"
+
+
 def _save_pictures(
     result: ModelResult, context: Mapping[str, Any], arguments: CertificateArguments, folder: Path
 ) -> list[str]:
-    """Draw the pictures of the first norm and of smoothing; gives their names, and of smoothing earlier ones, too."""
+    """Draw the pictures of the first norm; gives their names, and those of smoothing, which are drawn already."""
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     label, names = result.model.label, []
     for norm in [*[norm for norm in result.found if norm != "smoothing"][:1], "smoothing"]:
-        start = f"{label}-{norm}-".replace("/", "-").replace(" ", "_")
-        radii = arguments.radii_of("l2" if norm == "smoothing" else norm)
-        for picture in result.found.get(norm, {}).get("pictures", ()):
-            path = folder / PICTURES / f"{start}{picture.position}.png"
-            title = f"{label}, image {picture.position}"
-            with written_aside(path) as unfinished:
-                save_certified_picture(picture, title, unit_of(norm), radii, context["class_names"], unfinished)
         if norm in result.found:
-            names += [f"{start}{position}.png" for position in range(arguments.pictures)]
+            if norm != "smoothing":
+                found, radii = result.found[norm]["pictures"], arguments.radii_of(norm)
+                save_pictures(folder, label, norm, found, radii, context["class_names"])
+            names += [_picture_name(label, norm, position) for position in range(arguments.pictures)]
     return [name for name in names if (folder / PICTURES / name).exists()]
 
 

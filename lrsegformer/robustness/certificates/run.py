@@ -28,7 +28,13 @@ from lrsegformer.robustness.bench.planning import Prepared, prepare
 from lrsegformer.robustness.bench.runs import Run, ScoredData, processes
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
 from lrsegformer.robustness.certificates.card import keep_certificates
-from lrsegformer.robustness.certificates.files import FILES, REPORT_KIND, ModelResult, write_certificates
+from lrsegformer.robustness.certificates.files import (
+    FILES,
+    REPORT_KIND,
+    ModelResult,
+    save_pictures,
+    write_certificates,
+)
 from lrsegformer.robustness.certificates.measuring import certify, smooth
 from lrsegformer.robustness.certificates.proven import NETWORK, proof_of
 from lrsegformer.robustness.certificates.resizing import resizings_of
@@ -133,27 +139,29 @@ def _certify_model(
         for norm in arguments.norms:
             rows += uncertified_rows(model.label, clean, norm, arguments.radii_of(norm), attacked[norm])
     if smoothing is not None:
-        found["smoothing"], seconds["smoothing"] = _smooth(smoothing, arguments, cell_of)
+        found["smoothing"], seconds["smoothing"] = _smooth(model.label, smoothing, arguments, cell_of)
         rows += smoothed_rows(model.label, found["smoothing"], smoothing.alpha)
     logger.info(f"{model.label}: {note}")
     return ModelResult(model, note, None if proof is None else proof.reach, rows, found, seconds)
 
 
 def _smooth(
-    smoothing: Smoothing, arguments: CertificateArguments, cell_of: Callable[..., dict[str, Any]]
+    label: str, smoothing: Smoothing, arguments: CertificateArguments, cell_of: Callable[..., dict[str, Any]]
 ) -> tuple[dict[str, Any], float]:
-    """What smoothing found and its seconds; what an earlier run has finished comes without pictures."""
-    radii, pictures = arguments.radii_of("l2"), []
+    """What smoothing found and its seconds. Its pictures are drawn before it is kept, so that no crash loses them."""
+    radii = arguments.radii_of("l2")
 
     def measured_by(run: Run, condition: Condition) -> tuple[dict[str, Any], list]:
         found = smooth(run, smoothing, radii, arguments.pictures)
-        pictures.extend(found.pop("pictures"))
+        pictures = found.pop("pictures")
+        if processes().is_main_process:
+            save_pictures(arguments.output_dir, label, "smoothing", pictures, radii, run.data.names)
         return {"measured": without_nan(found), "warnings": []}, []
 
     # All that the numbers hang on besides seed and images, which the bench adds.
     name = json.dumps({**vars(smoothing), "radii": radii}, sort_keys=True)
     cell = cell_of(Condition("smoothing", name, norm="l2"), arguments.bench_arguments(), measured_by)
-    return {**cell["measured"], "pictures": pictures}, cell["seconds"]
+    return cell["measured"], cell["seconds"]
 
 
 def _context(
