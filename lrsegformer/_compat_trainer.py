@@ -183,6 +183,9 @@ class WholeCheckpointMixin:
     def load_own_sums(self, sums: dict[str, Any]) -> None:
         """Go on from what [`own_sums`] gave."""
 
+    def save_own_files(self, folder: Path) -> None:
+        """What a subclass adds to a checkpoint that is written to `folder`, before it has its name."""
+
     def go_on(self, folder: str | Path | None, control: Any) -> None:
         """
         To be called when training begins: take the sums of the checkpoint `folder` up, do what was still due after
@@ -255,6 +258,7 @@ class WholeCheckpointMixin:
         self._saves_aside = True
         try:
             super()._save_checkpoint(model, trial)
+            self.save_own_files(aside)
             write_whole(aside / sums_file(self.args.process_index), json.dumps(self._running_sums()))
             self.accelerator.wait_for_everyone()
             if self.state.best_model_checkpoint == str(aside):

@@ -194,6 +194,13 @@ class TrainingDefaults:
     constants_learning_rate: float = field(
         default=3e-2, metadata={"help": "Learning rate of the learned constants c, whatever that of the weights."}
     )
+    average_weights: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate and save an exponential moving average of the weights with this decay a step, such as "
+            "0.99; training goes on from the raw weights. Default: no average."
+        },
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and the constants c have none."})
     total_batch_size: int | None = field(
         default=None,

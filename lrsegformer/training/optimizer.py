@@ -1,5 +1,7 @@
 """Parameter groups of SegFormer's recipe."""
 
+from typing import Any
+
 import torch
 
 HEAD_PREFIXES = ("decode_head.", "classifier.")
@@ -53,3 +55,20 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def recipe_groups(model: torch.nn.Module, args: Any, options: dict[str, Any]) -> list[dict]:
+    """
+    [`parameter_groups`] by training arguments.
+
+    Args:
+        args ([`LRSegformerTrainingArguments`]): whose rates and decay they are.
+        options (`dict`): of the optimizer; its own rate and decay come first.
+    """
+    return parameter_groups(
+        model,
+        options.get("lr", args.learning_rate),
+        args.head_learning_rate_multiplier,
+        args.constants_learning_rate,
+        options.get("weight_decay", args.weight_decay),
+    )

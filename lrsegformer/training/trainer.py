@@ -11,20 +11,21 @@ from transformers import IntervalStrategy, Trainer
 from transformers.utils import logging
 
 from lrsegformer._compat import remove_autocast
-from lrsegformer._compat_trainer import ShardedTrainingMixin, StrictCheckpointMixin, WholeCheckpointMixin
+from lrsegformer._compat_trainer import ShardedTrainingMixin, StrictCheckpointMixin
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.hub.pushing import RunUploadMixin
 from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial.batches import AdversarialBatchesMixin
-from lrsegformer.training.continuation import Continuation, checkpoint_of
+from lrsegformer.training.averaging import AveragedWeightsMixin
 from lrsegformer.training.data_workers import settle_workers
 from lrsegformer.training.finite import FiniteChecks, FiniteWeights
 from lrsegformer.training.jacobian_sampling import jacobian_sampling
 from lrsegformer.training.loss_options import smooth_in_the_loss, train_for_certificates
 from lrsegformer.training.loss_parts import LossParts
-from lrsegformer.training.optimizer import parameter_groups
+from lrsegformer.training.optimizer import recipe_groups
 from lrsegformer.training.progress import EpochOfData
+from lrsegformer.training.run.continuation import Continuation, checkpoint_of
 from lrsegformer.training.scoring import RunningLoss, RunningScores, padded_rows
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
@@ -33,7 +34,7 @@ logger = logging.get_logger(__name__)
 
 class LRSegformerTrainer(
     AdversarialBatchesMixin,
-    WholeCheckpointMixin,
+    AveragedWeightsMixin,
     RunUploadMixin,
     ShardedTrainingMixin,
     StrictCheckpointMixin,
@@ -50,6 +51,7 @@ class LRSegformerTrainer(
       split.
     - A penalty on the network's Jacobian is measured on a share of the images ([`JacobianSampling`]).
     - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
+    - With `average_weights`, what is evaluated, saved and left in the model is an average ([`AveragedWeightsMixin`]).
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
     - A push to the Hub sends model, processor, card, scores and pictures, and no name of a folder of this machine.
     - A loss, penalty, gradient, weight or logit that is not finite stops the run before a save ([`FiniteChecks`]).
@@ -293,7 +295,8 @@ class LRSegformerTrainer(
         model = self.accelerator.unwrap_model(self.model)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or not hasattr(model, "bounds_to_log"):
             return {}
-        return {f"lipschitz/{name}": bound for name, bound in model.bounds_to_log().items()}
+        with self.with_average():
+            return {f"lipschitz/{name}": bound for name, bound in model.bounds_to_log().items()}
 
     # ---- evaluation ----
 
@@ -365,13 +368,14 @@ class LRSegformerTrainer(
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, unless it holds what is not finite; see [`~transformers.Trainer.save_model`]."""
-        self._finite.check_weights(self.state.global_step, self.accelerator.unwrap_model(self.model))
-        super().save_model(output_dir, _internal_call)
+        with self.with_average():
+            self._finite.check_weights(self.state.global_step, self.accelerator.unwrap_model(self.model))
+            super().save_model(output_dir, _internal_call)
 
     # ---- optimizer ----
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of `args`, over the groups of SegFormer's recipe ([`parameter_groups`])."""
+        """The optimizer of `args`, over the groups of SegFormer's recipe ([`recipe_groups`])."""
         if self.optimizer is None:
             model = self.model if model is None else model
             optimizer_class, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
@@ -379,12 +383,5 @@ class LRSegformerTrainer(
             )
             if not issubclass(optimizer_class, torch.optim.Optimizer) or "params" in options or "model" in options:
                 return super().create_optimizer(model)  # Makes groups of its own kind.
-            groups = parameter_groups(
-                model,
-                options.get("lr", self.args.learning_rate),
-                self.args.head_learning_rate_multiplier,
-                self.args.constants_learning_rate,
-                options.get("weight_decay", self.args.weight_decay),
-            )
-            self.optimizer = optimizer_class(groups, **options)
+            self.optimizer = optimizer_class(recipe_groups(model, self.args, options), **options)
         return self.optimizer

@@ -35,6 +35,7 @@ _RANGES: dict[str, Range] = {
     "adam_beta2": SHARE_BELOW_ONE,
     "adam_epsilon": POSITIVE,
     "max_grad_norm": NOT_NEGATIVE,
+    "average_weights": SHARE_BELOW_ONE,
     "label_smoothing_factor": SHARE_BELOW_ONE,
     "neftune_noise_alpha": NOT_NEGATIVE,
     "warmup_steps": NOT_NEGATIVE,
@@ -64,7 +65,7 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     The defaults are the published SegFormer recipe for ADE20K: AdamW at 6e-5 with the head at 10 times that, weight
     decay 0.01, 160k steps of 16 samples, linear warmup over 1500 of them, then linear decay to 0 (NVlabs/SegFormer,
     `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier`,
-    `constants_learning_rate`, `total_batch_size`, `jacobian_share`, and for adversarial training
+    `constants_learning_rate`, `average_weights`, `total_batch_size`, `jacobian_share`, and for adversarial training
     `adversarial_steps` and `adversarial_eps`.
 
     A `per_device_train_batch_size` without `total_batch_size` is accumulated no more than

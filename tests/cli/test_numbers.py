@@ -11,7 +11,7 @@ NEVER = ("nan", "inf", "-inf", "-1")
 FROM_ZERO = (
     *("lambda_lip", "certified_radius", "learning_rate", "head_learning_rate_multiplier", "constants_learning_rate"),
     *("weight_decay", "max_grad_norm", "label_smoothing_factor", "warmup_steps", "eval_delay", "adversarial_eps"),
-    *("adam_beta1", "adam_beta2", "colour_distortion"),
+    *("adam_beta1", "adam_beta2", "colour_distortion", "average_weights"),
 )
 ABOVE_ZERO = (
     *("adam_epsilon", "num_train_epochs", "logging_steps", "eval_steps", "save_steps"),
@@ -28,7 +28,7 @@ MORE = [
     *(("data_seed", value) for value in ("-1", "4294967296")),
     *(("dataloader_num_workers", value) for value in ("-1", "257")),
     *(("adam_beta1", "1"), ("adam_beta2", "1.5"), ("label_smoothing_factor", "1.5"), ("crop_area_min", "1.5")),
-    ("jacobian_share", "1.01"),
+    *(("jacobian_share", "1.01"), ("average_weights", "1")),
     *(("colour_distortion", "1.01"), ("image_size", "28"), ("eval_size", "28"), ("image_size", "100000")),
     *(("adversarial_steps", "-1"), ("max_steps", "-5")),
 ]

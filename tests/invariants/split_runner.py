@@ -39,6 +39,7 @@ EVALUATED = 5
 # The attack takes signs, so a gradient that is zero but for its rounding moves a pixel by up to two radii. At this one
 # such a pixel is below the tolerance, and the attack as a whole is far above it.
 ADVERSARIAL_EPS = 0.1
+AVERAGED = 0.15
 
 
 class Images(torch.utils.data.Dataset):
@@ -138,9 +139,16 @@ def loss_by_hand(model: torch.nn.Module, dataset: Images) -> float:
 
 
 def run(
-    task: str, strategy: str, scope: str, adversarial_steps: int, per_device: int, accumulation: int, folder: str
+    task: str,
+    strategy: str,
+    scope: str,
+    adversarial_steps: int,
+    per_device: int,
+    accumulation: int,
+    folder: str,
+    average_weights: float | None = None,
 ) -> dict:
-    """Losses, gradients and scores of a run."""
+    """Losses, gradients, scores and, where they are averaged, weights of a run."""
     gradients, model = Gradients(), start(task, strategy, scope)
     arguments = LRSegformerTrainingArguments(
         output_dir=folder,
@@ -157,6 +165,7 @@ def run(
         lambda_lip=0.3,
         adversarial_steps=adversarial_steps,
         adversarial_eps=ADVERSARIAL_EPS if adversarial_steps else 0.0,
+        average_weights=average_weights,
         logging_steps=1,
         save_strategy="no",
         eval_strategy="no",
@@ -191,6 +200,7 @@ def run(
         "test_loss": predicted.metrics["test_loss"],
         "predicted": torch.from_numpy(predicted.predictions),
         "by_hand": loss_by_hand(trainer.accelerator.unwrap_model(trainer.model), trainer.eval_dataset),
+        "weights": {} if average_weights is None else trainer.model.state_dict(),
         "scores": {
             name: score
             for name, score in scores.items()
@@ -205,9 +215,12 @@ if __name__ == "__main__":
     if sys.argv[4:] == ["fsdp2"]:
         shard_on_the_cpu()
         CASES = tuple(case for case in CASES if case[-1] == 0)  # Adversarial training refuses sharded models.
-    for case in CASES:
-        result = run(*case, per_device, accumulation, str(out))
+    runs = {"-".join(map(str, case)): (case, None) for case in CASES}
+    if sys.argv[4:] != ["fsdp2"]:  # Which averaging refuses as well.
+        runs["averaged"] = (CASES[0], AVERAGED)
+    for name, (case, average_weights) in runs.items():
+        result = run(*case, per_device, accumulation, str(out), average_weights)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        torch.save(result, out / f"{'-'.join(map(str, case))}-{rank}.pt")
+        torch.save(result, out / f"{name}-{rank}.pt")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

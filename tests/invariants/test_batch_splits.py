@@ -84,6 +84,17 @@ def test_accumulation_and_processes(runner, two_processes, tmp_path, case):
         assert_same(rank, whole)
 
 
+def test_averaged_weights(runner, two_processes, tmp_path):
+    """Every process has the same average, to the bit, and it is that of one process."""
+    whole = runner.run(*CASES[0], 8, 1, str(tmp_path), runner.AVERAGED)
+    first, second = (torch.load(two_processes / f"averaged-{rank}.pt") for rank in range(2))
+    for rank in (first, second):
+        assert_same(rank, whole)
+    for name, tensor in whole["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case[-1] == 0], ids=lambda case: "-".join(map(str, case)))
 def test_sharded_processes(runner, two_sharded_processes, tmp_path, case):

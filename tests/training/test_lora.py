@@ -140,6 +140,25 @@ def test_a_resumed_run_ends_where_the_whole_one_does(run, base, tmp_path):
         torch.testing.assert_close(again[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_averaged_adapters_go_on_and_are_merged(base, tmp_path):
+    options = [*RUN, "--strategy", "stable_softplus", "--max_steps", "3", "--model_name_or_path", base]
+    options += (
+        "--average_weights 0.9 --eval_strategy no --save_strategy steps --save_steps 1 --save_total_limit 10".split()
+    )
+    main("classification", [*options, "--output_dir", str(tmp_path / "whole")])
+    checkpoint = ["--resume_from_checkpoint", str(tmp_path / "whole" / "checkpoint-2")]
+    main("classification", [*options, "--output_dir", str(tmp_path / "resumed"), *checkpoint])
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors", "checkpoint-3/raw_weights.safetensors"):
+        whole, again = (load_file(tmp_path / run / name) for run in ("whole", "resumed"))
+        assert [key for key in whole if not torch.equal(whole[key], again[key])] == []
+    saved = load_file(tmp_path / "whole" / "checkpoint-3" / "adapter_model.safetensors")
+    adapter = load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")
+    assert saved.keys() == adapter.keys() and all(torch.equal(saved[key], adapter[key]) for key in saved)
+    raw = {key.replace(".default", ""): each for key, each in whole.items()}
+    moved = [key for key in saved if ".lora_" in key and not torch.equal(saved[key], raw[key])]
+    assert len(moved) == 16, "the adapters that are saved are averages"
+
+
 def test_every_command_takes_the_run_and_refuses_the_adapter_alone(run, tmp_path, capsys):
     task, folder = run
     certify(["--model", str(folder), *DATA, "--radii", "0.1", "--output_dir", str(tmp_path / "certificates")])

@@ -13,8 +13,9 @@ from lrsegformer._compat_trainer import sums_file
 from lrsegformer.choices import Task
 from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
-from lrsegformer.models.saved.weights import fault_of_weights
+from lrsegformer.models.saved.weights import fault_of_safetensors, fault_of_weights
 from lrsegformer.models.task import task_of_config
+from lrsegformer.training.averaging import RAW_WEIGHTS_FILE
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE, holds_run
 
 logger = logging.get_logger(__name__)
@@ -121,6 +122,8 @@ def fault_of_checkpoint(folder: Path) -> str | None:
                 return fault
         if fault := _fault_of_archive(folder / _SCHEDULER_FILE):
             return fault
+    if (folder / RAW_WEIGHTS_FILE).exists() and (fault := fault_of_safetensors(folder / RAW_WEIGHTS_FILE)):
+        return fault
     names = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     return next((fault for name in names if (fault := _fault_of_archive(folder / name))), None)
 

@@ -17,6 +17,7 @@ from lrsegformer.models.encoder.adapters import ADAPTER_FOLDER, merged, save_ada
 from lrsegformer.models.saved.folder import refuse_broken_folder
 from lrsegformer.output_folder import check_place
 from lrsegformer.training.arguments import ModelArguments
+from lrsegformer.training.averaging import check_averaging
 from lrsegformer.training.progress import TimeEstimate
 from lrsegformer.training.run.checkpoints import check_same_model, checkpoint_to_resume
 from lrsegformer.training.run.outputs import print_summary, write_run_outputs
@@ -69,6 +70,7 @@ def finetune(
     model = start_model(task, model_arguments, splits)
     if checkpoint is not None:
         check_same_model(checkpoint, task, model.config, adapters=model_arguments.lora_r is not None)
+        check_averaging(checkpoint, arguments.average_weights)
     warn_of_idle_penalty(model, model_arguments, arguments)
     # It makes the folder, and the repository of --push_to_hub.
     with writing_to(arguments.output_dir), explained("nothing was trained."):

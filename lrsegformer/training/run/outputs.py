@@ -25,6 +25,7 @@ from lrsegformer.evaluation.scores import scores_from_counts, without_nan
 from lrsegformer.extras import installed_versions
 from lrsegformer.hub.card import write_model_card
 from lrsegformer.models.loading import LipschitzModel
+from lrsegformer.training.averaging import average_in_words
 from lrsegformer.training.class_weights import count_labels
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 from lrsegformer.writing import write_whole, written_aside
@@ -193,6 +194,7 @@ def _save_sample_sheet(model: LipschitzModel, task: str, splits: DataSplits, pat
 def _hyperparameters(
     arguments: LRSegformerTrainingArguments, state: TrainerState, splits: DataSplits, task: str, score_at: str
 ) -> dict[str, Any]:
+    average = average_in_words(arguments.average_weights)
     values = {
         "steps": state.global_step,
         "total batch size": arguments.total_batch_size,
@@ -202,6 +204,7 @@ def _hyperparameters(
         "head learning rate": arguments.learning_rate * arguments.head_learning_rate_multiplier,
         "constants' learning rate": arguments.constants_learning_rate,
         "weight decay": arguments.weight_decay,
+        **({} if average is None else {"weights": average}),
         "warmup steps": arguments.get_warmup_steps(state.max_steps),
         "schedule": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
         "lambda_lip": arguments.lambda_lip,

@@ -8,6 +8,7 @@ from lrsegformer.choices import NO_STRATEGY
 from lrsegformer.data import DataSplits
 from lrsegformer.models.encoder.adapters import trained_share
 from lrsegformer.training.arguments import ModelArguments
+from lrsegformer.training.averaging import average_in_words
 from lrsegformer.training.trainer import LRSegformerTrainer
 
 logger = logging.get_logger(__name__)
@@ -30,6 +31,8 @@ def say_plan(trainer: LRSegformerTrainer, splits: DataSplits, model_arguments: M
     if model_arguments.lora_r is not None:
         trained, of = trained_share(trainer.model)
         logger.info(f"{adapter_in_words(model_arguments)}: {trained:,} of {of:,} parameters are trained.")
+    if arguments.average_weights is not None:
+        logger.info(f"Evaluated and saved weights: {average_in_words(arguments.average_weights)}.")
     logger.info(f"Learning rate {arguments.learning_rate:g} for the encoder, {head_rate:g} for the head.")
 
 
