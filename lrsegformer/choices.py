@@ -67,27 +67,5 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "b5": {"depths": (3, 6, 40, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
 }
 
-# The defaults under scope certified, for either task: such a network starts from scratch, or nearly so, and its
-# orthonormal matrices do not decay.
-CERTIFIED_RECIPE: dict[str, Any] = {
-    "learning_rate": 5e-3,
-    "head_learning_rate_multiplier": 1.0,
-    "weight_decay": 0.0,
-    "warmup_steps": 0.05,
-    "max_grad_norm": 0.0,
-}
+# In 1/255 of the pixels' range, in l2.
 CERTIFIED_RADIUS = 36.0
-
-# The defaults of a task where they differ from those of `TrainingDefaults`; reasons in docs/recipes.md.
-RECIPES: dict[Task, dict[str, Any]] = {
-    "segmentation": {"total_batch_size": 16},
-    "classification": {
-        "learning_rate": 1e-4,
-        "weight_decay": 0.05,
-        "total_batch_size": 128,
-        "num_train_epochs": 10.0,
-        "warmup_steps": 0.05,
-        "max_grad_norm": 1.0,
-        "per_device_eval_batch_size": 64,
-    },
-}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lrsegformer import LRSegformerConfig, LRSegformerForSemanticSegmentation
-from lrsegformer.choices import ARCHITECTURES, PENALTY_REDUCTIONS, RECIPES, SCOPES, TASKS
+from lrsegformer.choices import ARCHITECTURES, PENALTY_REDUCTIONS, SCOPES, TASKS
 from lrsegformer.cli.finetune import DESCRIPTIONS
 from lrsegformer.models.loading import build_model
 
@@ -60,5 +60,5 @@ def test_no_list_of_choices_stands_twice(path):
                 assert len(named & set(group)) < 2, f"line {node.lineno} repeats names of lrsegformer/choices.py"
 
 
-def test_every_task_has_its_recipe_and_its_command_line():
-    assert set(RECIPES) == set(DESCRIPTIONS) == set(TASKS)
+def test_every_task_has_its_command_line():
+    assert set(DESCRIPTIONS) == set(TASKS)

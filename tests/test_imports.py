@@ -14,6 +14,7 @@ PACKAGE = "lrsegformer"
 ROOMS = (
     "ground",
     "choices",
+    "recipes",
     "kernels",
     "layers",
     "losses",

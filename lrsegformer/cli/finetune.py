@@ -10,11 +10,11 @@ from typing import Any
 
 from transformers.utils.logging import set_verbosity_error
 
-from lrsegformer.choices import CERTIFIED_RECIPE, RECIPES
 from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.cli.parser import OneLineParser, Parsed, program
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.errors import InputError, Stopped
+from lrsegformer.recipes import TASK_DEFAULTS, fill_in
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
 
 DESCRIPTIONS = {
@@ -104,7 +104,7 @@ def build_parser(
     parser.add_argument(
         "--help_all", action="store_true", help="List the options of transformers.TrainingArguments too."
     )
-    parser.set_defaults(**RECIPES[task])
+    parser.set_defaults(**TASK_DEFAULTS[task])
     return parser
 
 
@@ -113,7 +113,8 @@ def parse_arguments(task: str, argv: Sequence[str], **defaults: Any) -> tuple[Mo
     Parse a command line.
 
     Args:
-        defaults: what a command gives options that are not given, where it is not what the fields or the recipe say.
+        defaults: what a command gives options that are not given, where it is not what the fields or the task say; a
+            recipe wins over it.
 
     Returns:
         The model, data and training arguments; the last an `LRSegformerTrainingArguments`.
@@ -130,10 +131,8 @@ def parse_arguments(task: str, argv: Sequence[str], **defaults: Any) -> tuple[Mo
     if "--help_all" in argv:
         parser.parse_args(["--help"])
     parsed = parser.parse_with_config(argv)
+    fill_in(task, parsed.values, parsed.in_file | parsed.on_line)
     _settle_exclusive_options(parsed)
-    if parsed.values["scope"] == "certified":
-        given = parsed.in_file | parsed.on_line | set(defaults)
-        parsed.values.update({name: value for name, value in CERTIFIED_RECIPE.items() if name not in given})
     try:
         return parser.build(parsed.values)
     except InputError:

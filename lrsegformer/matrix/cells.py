@@ -10,6 +10,7 @@ from typing import Any
 from lrsegformer.choices import NO_STRATEGY
 from lrsegformer.errors import InputError
 from lrsegformer.matrix.definition import AXES, VARIANTS, Definition, matches
+from lrsegformer.recipes import DEFAULT_RECIPE, recipe_options
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
 
 
@@ -33,7 +34,8 @@ class Draft:
     @property
     def coordinates(self) -> dict[str, Any]:
         """What the cell is picked by; a baseline has no strategy, scope or weight of a penalty."""
-        given = {name: self.options.get(name, default) for name, default in _DEFAULTS.items()}
+        defaults = {**_DEFAULTS, **recipe_options(self.task, self.options.get("recipe", DEFAULT_RECIPE))}
+        given = {name: self.options.get(name, defaults[name]) for name in _DEFAULTS}
         is_baseline = given["strategy"] == NO_STRATEGY
         without = dict.fromkeys(("strategy", "scope", "lambda_lip")) if is_baseline else {}
         variant = VARIANTS[0] if is_baseline else VARIANTS[1]
@@ -120,6 +122,7 @@ def _named(definition: Definition) -> Iterator[Draft]:
             raise InputError(f"{where}: variant {variant} needs a strategy.")
         for one in definition.axes["tasks"] if task is None else [task]:
             for seed in [options["seed"]] if "seed" in options else seeds:
-                # As for the fine-tuning commands, a cell that names no strategy has none.
-                shared = {"strategy": NO_STRATEGY, **definition.common, **definition.per_task.get(one, {})}
-                yield Draft(one, name, {**shared, **options, "seed": seed}, named=True)
+                shared = {**definition.common, **definition.per_task.get(one, {}), **options, "seed": seed}
+                # As for the fine-tuning commands, a cell that names no strategy has that of its recipe, or none.
+                own = recipe_options(one, shared.get("recipe", DEFAULT_RECIPE)).get("strategy", NO_STRATEGY)
+                yield Draft(one, name, {"strategy": own, **shared}, named=True)

@@ -15,6 +15,7 @@ from lrsegformer.choices import (
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
 from lrsegformer.ranges import COUNT, check_ranges
+from lrsegformer.recipes import DEFAULT_RECIPE, RECIPES, recipes_help
 
 
 def _strategy_help() -> str:
@@ -28,6 +29,13 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
+    recipe: str = field(
+        default=DEFAULT_RECIPE,
+        metadata={
+            "help": f"A set of options by name; each that is given by itself wins. {recipes_help()}",
+            "choices": tuple(RECIPES),
+        },
+    )
     model_name_or_path: str = field(
         default="nvidia/mit-b0",
         metadata={

@@ -15,6 +15,8 @@ from lrsegformer.errors import InputError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.saved.weights import fault_of_safetensors, fault_of_weights
 from lrsegformer.models.task import task_of_config
+from lrsegformer.recipes import DEFAULT_RECIPE
+from lrsegformer.text_files import read_mapping
 from lrsegformer.training.averaging import RAW_WEIGHTS_FILE
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE, holds_run
 
@@ -155,6 +157,27 @@ def check_same_model(checkpoint: str, task: Task, config: LRSegformerConfig, ada
     for words, there, here in pairs:
         if there != here:
             raise InputError(f"the checkpoint {checkpoint} differs in {words}: {there}, this run {here}; {remedy}")
+
+
+def check_same_recipe(checkpoint: str, recipe: str) -> None:
+    """
+    Refuse to go on from a checkpoint of a run that was begun with another recipe, by the `run.yaml` of its folder.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: naming both.
+    """
+    file = Path(checkpoint).parent / RUN_CONFIG_FILE
+    if not file.is_file():  # A checkpoint by itself.
+        return
+    try:
+        before = read_mapping(file).get("recipe", DEFAULT_RECIPE)
+    except ValueError as error:
+        raise InputError(f"{file} {error}: mend it, or remove it; the checkpoint does not need it.") from None
+    if before != recipe:
+        raise InputError(
+            f"--recipe {recipe}: the run of the checkpoint {checkpoint} was begun with --recipe {before}; give that, "
+            "or begin another run."
+        )
 
 
 def _saved_config(checkpoint: str) -> LRSegformerConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
+from transformers.utils import logging
 
 from lrsegformer.data import DataArguments, load_data
 from lrsegformer.data.arguments import show_range
@@ -19,15 +20,17 @@ from lrsegformer.output_folder import check_place
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.averaging import check_averaging
 from lrsegformer.training.progress import TimeEstimate
-from lrsegformer.training.run.checkpoints import check_same_model, checkpoint_to_resume
+from lrsegformer.training.run.checkpoints import check_same_model, check_same_recipe, checkpoint_to_resume
 from lrsegformer.training.run.outputs import print_summary, write_run_outputs
-from lrsegformer.training.run.plan import adapter_in_words, log_short_runs, say_plan, variant
+from lrsegformer.training.run.plan import adapter_in_words, log_short_runs, recipe_of_run, say_plan, variant
 from lrsegformer.training.run.run_config import COMMANDS, RUN_CONFIG_FILE, claim_run, write_run_config
 from lrsegformer.training.run.starting import check_best_metric, start_model, warn_of_idle_penalty
 from lrsegformer.training.run.stopping import train_until_stopped
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 from lrsegformer.writing import writing_to
+
+logger = logging.get_logger(__name__)
 
 
 def finetune(
@@ -56,7 +59,11 @@ def finetune(
     check_place(arguments.output_dir)
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint, arguments.world_size)
     claim_run(arguments.output_dir, task, checkpoint)
+    if checkpoint is not None:
+        check_same_recipe(checkpoint, model_arguments.recipe)
     _show_progress(arguments)
+    recipe = recipe_of_run(task, model_arguments, data_arguments, arguments)
+    logger.info(f"Recipe {recipe}.")
     set_seed(arguments.seed)
     base_model = None if model_arguments.architecture else model_arguments.model_name_or_path
     if base_model is not None:  # before the data, which take minutes, and the processor's numbers are looked at
@@ -102,6 +109,7 @@ def finetune(
             "command": command,
             "score_at": data_arguments.score_at,
             "adapter": adapter_in_words(model_arguments),
+            "recipe": recipe,
         }
         results = write_run_outputs(trainer.model, arguments, trainer.state, task, splits, scores, card)
         print_summary(arguments.output_dir, task, results)

@@ -57,7 +57,8 @@ def write_run_outputs(
     Args:
         state ([`~transformers.TrainerState`]): of the finished run: its log, and its number of steps.
         scores: what the Trainer's `evaluate()` returned.
-        card: `base_model`, `command`, `score_at` and `adapter` (in words, or `None`), for the card and the results.
+        card: `base_model`, `command`, `score_at`, `recipe` and `adapter` (both in words, the second or `None`), for
+            the card and the results.
 
     Returns:
         `dict`: what `all_results.json` holds; a number that is not finite is `None` in it.
@@ -103,7 +104,7 @@ def write_run_outputs(
         image_reading=str(ImageReading.of_processor(splits.processor)),
         lipschitz_report=report,
         adapter=card["adapter"],
-        hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"]),
+        hyperparameters=_hyperparameters(arguments, state, splits, task, card["score_at"], card["recipe"]),
         versions=installed_versions(_PACKAGES),
         command=card["command"],
     )
@@ -192,10 +193,16 @@ def _save_sample_sheet(model: LipschitzModel, task: str, splits: DataSplits, pat
 
 
 def _hyperparameters(
-    arguments: LRSegformerTrainingArguments, state: TrainerState, splits: DataSplits, task: str, score_at: str
+    arguments: LRSegformerTrainingArguments,
+    state: TrainerState,
+    splits: DataSplits,
+    task: str,
+    score_at: str,
+    recipe: str,
 ) -> dict[str, Any]:
     average = average_in_words(arguments.average_weights)
     values = {
+        "recipe": recipe,
         "steps": state.global_step,
         "total batch size": arguments.total_batch_size,
         "image size": splits.image_size,

@@ -1,12 +1,14 @@
 """How long a run is and what it trains, in words."""
 
 import math
+from typing import Any
 
 from transformers.utils import logging
 
 from lrsegformer.choices import NO_STRATEGY
 from lrsegformer.data import DataSplits
 from lrsegformer.models.encoder.adapters import trained_share
+from lrsegformer.recipes import recipe_in_words
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.averaging import average_in_words
 from lrsegformer.training.trainer import LRSegformerTrainer
@@ -34,6 +36,17 @@ def say_plan(trainer: LRSegformerTrainer, splits: DataSplits, model_arguments: M
     if arguments.average_weights is not None:
         logger.info(f"Evaluated and saved weights: {average_in_words(arguments.average_weights)}.")
     logger.info(f"Learning rate {arguments.learning_rate:g} for the encoder, {head_rate:g} for the head.")
+
+
+def recipe_of_run(task: str, *arguments: Any) -> str:
+    """
+    The recipe of a run and what it set, in words.
+
+    Args:
+        arguments: the model's, which name the recipe, and the others.
+    """
+    values = {name: value for group in arguments for name, value in vars(group).items()}
+    return recipe_in_words(task, values["recipe"], values)
 
 
 def log_short_runs(trainer: LRSegformerTrainer) -> None:

@@ -6,8 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from lrsegformer.choices import RECIPES
 from lrsegformer.output_folder import claim, command_of, mark_of
+from lrsegformer.recipes import RECIPES, SCOPE_DEFAULTS, TASK_DEFAULTS
 from lrsegformer.writing import write_whole, writing_to
 
 RUN_CONFIG_FILE = "run.yaml"
@@ -61,8 +61,13 @@ def arguments_to_config(*arguments: Any) -> dict[str, Any]:
 
     Left out: what continues another run, tokens, and batch sizes that follow from the total.
     """
-    # The defaults of these depend on the task, and the strategy's on the command.
-    always = {"strategy", *(name for recipe in RECIPES.values() for name in recipe)}
+    # The defaults of these depend on task, scope and recipe, and the strategy's on the command.
+    sets = (
+        *TASK_DEFAULTS.values(),
+        *SCOPE_DEFAULTS.values(),
+        *(of for recipe in RECIPES.values() for of in recipe.values()),
+    )
+    always = {"recipe", "strategy", *(name for options in sets for name in options)}
     config: dict[str, Any] = {}
     for group in arguments:
         for item in dataclasses.fields(group):
