@@ -92,6 +92,7 @@ def test_the_clean_image_is_a_candidate_where_the_attack_helps_the_model(linear)
     assert (share_right(plain, started.images, labels) <= share_right(plain, images, labels)).all()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("random_start", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("scale", "margin"), [(1.0, 1.0), (1.0, 40.0), (1e-5, 1.0)])
@@ -216,7 +217,7 @@ def test_accuracy_is_that_of_foolbox_at_the_same_steps(digits_classifier, norm, 
         pytest.param("linf", 0.03, marks=pytest.mark.slow),
         ("linf", 0.06),
         pytest.param("l2", 0.2, marks=pytest.mark.slow),
-        ("l2", 0.4),
+        pytest.param("l2", 0.4, marks=pytest.mark.slow),
     ],
 )
 def test_accuracy_is_that_of_autopgd_after_restarts(digits_classifier, norm, radius):
@@ -254,6 +255,7 @@ def test_results_do_not_depend_on_how_the_images_are_batched(make_stock, objecti
     assert not torch.equal(other.images, whole.images)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["stock", "stable_softplus"])
 @pytest.mark.parametrize("objective", PIXEL_OBJECTIVES)
 def test_segformer_loses_pixels(make_model, make_stock, kind, objective):

@@ -18,7 +18,7 @@ def attacked(request, segmenter, scenes):
     images, labels = scenes
     labels = labels.clone()
     labels[3] = 255
-    return request.param, images, labels, sea(segmenter, images, labels, request.param, steps=20)
+    return request.param, images, labels, sea(segmenter, images, labels, request.param, steps=10)
 
 
 def share_right(counts):
@@ -37,7 +37,7 @@ def test_at_most_any_of_its_parts_image_by_image(attacked, segmenter):
     accuracy = share_right(found.counts)
     assert SEA_OBJECTIVES == ("jensen_shannon", "masked_cross_entropy", "balanced_masked_cross_entropy")
     for position, objective in enumerate(SEA_OBJECTIVES, start=1):
-        part = apgd(segmenter, images, labels, threat, 20, objective, radius_schedule=SEA_RADII)
+        part = apgd(segmenter, images, labels, threat, 10, objective, radius_schedule=SEA_RADII)
         assert torch.equal(accuracy[:, position], part.accuracy)
         assert (found.accuracy <= part.accuracy).all()
     assert (found.accuracy <= accuracy[:, 0]).all()

@@ -47,8 +47,8 @@ def test_pickles():
     assert equal(pickle.loads(pickle.dumps(dataset))[1], dataset[1])
 
 
-# A spawned worker imports everything anew: one will do.
-@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+# A spawned worker imports everything anew, which takes seconds.
+@pytest.mark.parametrize(("context", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)])
 def test_persistent_workers_see_the_epoch_and_draw_the_same(context, workers):
     dataset = make_dataset()
     loader = torch.utils.data.DataLoader(

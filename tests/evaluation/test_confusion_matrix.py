@@ -202,6 +202,7 @@ def test_copies_and_pickles_are_independent():
     assert metric.compute()["accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_early_and_nothing_is_written_or_fetched(tmp_path):
     script = (
         "import socket, sys\n"

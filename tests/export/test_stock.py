@@ -18,11 +18,12 @@ from lrsegformer.cli.export import main
 from lrsegformer.export import stock
 from lrsegformer.export.checks import compare
 from lrsegformer.export.metadata import guaranteed_bound
+from tests.selection import one_of_each
 
 AUTO = {"segmentation": AutoModelForSemanticSegmentation, "classification": AutoModelForImageClassification}
-CASES = [(strategy, scope, "segmentation") for strategy in STRATEGIES for scope in ("head", "projections", "network")]
-CASES += [(strategy, scope, "classification") for strategy in STRATEGIES for scope in ("head", "network")]
-CASES += [(None, "head", "segmentation"), (None, "head", "classification")]
+CASES = [("segmentation", strategy, scope) for strategy in STRATEGIES for scope in ("head", "projections", "network")]
+CASES += [("classification", strategy, scope) for strategy in STRATEGIES for scope in ("head", "network")]
+CASES += [("segmentation", None, "head"), ("classification", None, "head")]
 
 
 def names_of_version_4(config: SegformerConfig, task: str) -> dict[str, tuple[int, ...]]:
@@ -70,8 +71,9 @@ def names_of_version_4(config: SegformerConfig, task: str) -> dict[str, tuple[in
     return shapes
 
 
-@pytest.mark.parametrize(("strategy", "scope", "task"), CASES)
-def test_names_shapes_and_logits_of_every_strategy_and_scope(make_source, tmp_path, strategy, scope, task):
+@pytest.mark.parametrize("case", one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))
+def test_names_shapes_and_logits_of_every_strategy_and_scope(make_source, tmp_path, case):
+    task, strategy, scope = case
     source = make_source(strategy, scope, task)
     agreements = stock.write_stock(source, tmp_path)
     assert [agreement.shape for agreement in agreements] == [(1, 3, 64, 64), (2, 3, 65, 101), (3, 3, 80, 64)]

@@ -224,6 +224,7 @@ def test_margins_are_added_after_upsampling(smoothing, size_of_logits):
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("with_gradient", [False, True])
 @pytest.mark.parametrize(("classes", "weighted"), [(1, False), (4, False), (4, True)])
 def test_operator_passes_torchs_own_checks(classes, weighted, with_gradient):
@@ -237,7 +238,7 @@ def test_operator_passes_torchs_own_checks(classes, weighted, with_gradient):
     torch.library.opcheck(upsampled_cross_entropy, arguments)
 
 
-@pytest.mark.parametrize("classes", [1, 4])
+@pytest.mark.parametrize("classes", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_compiled_without_a_graph_break(classes):
     torch.compiler.reset()
     compiled = torch.compile(segmentation_loss, fullgraph=True, backend="aot_eager")

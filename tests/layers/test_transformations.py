@@ -52,6 +52,7 @@ def assert_compiled_equals_eager(layer: nn.Module, backend: str) -> None:
     torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("build", TRACED_KINDS, indirect=True)
 def test_compiled_without_a_graph_break(active):
     assert_compiled_equals_eager(active, "aot_eager")
@@ -67,11 +68,14 @@ def test_compiled_by_inductor(active):
 def test_compiled_bound_equals_eager(variant):
     layer = variant.build()
     torch.compiler.reset()
-    compiled = torch.compile(layer.lipschitz_bound, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(), layer.lipschitz_bound())
-    torch.testing.assert_close(compiled(dtype=torch.bfloat16), layer.lipschitz_bound(dtype=torch.bfloat16))
+
+    def bounds() -> tuple[torch.Tensor, torch.Tensor]:
+        return layer.lipschitz_bound(), layer.lipschitz_bound(dtype=torch.bfloat16)
+
+    torch.testing.assert_close(torch.compile(bounds, fullgraph=True, backend="aot_eager")(), bounds())
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("build", TRACED_KINDS, indirect=True)
 def test_exported(active):
     inputs = inputs_of(active)

@@ -42,6 +42,7 @@ def test_files_have_the_key_names_of_the_hub(mit_folder, segformer_folder):
     assert not any("linear_projections" in key for key in keys_on_disk(segformer_folder))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("scope", STOCK_SCOPES)
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])
 def test_backbone_lacks_exactly_the_decode_head(mit_folder, make_stock, strategy, scope):
@@ -73,6 +74,7 @@ def test_new_head_keeps_the_scale_of_its_input(mit_folder, strategy):
     assert 0.05 < model.decode_head.fuse(features).std() < 20
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("scope", STOCK_SCOPES)
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])
 def test_stock_segformer_is_loaded_whole(segformer_folder, make_stock, images, strategy, scope):

@@ -58,6 +58,7 @@ def written_out(head: LRSegformerDecodeHead, features: list[torch.Tensor]) -> to
     return functional.conv2d(hidden.relu(), matrix_of(head.classifier)[:, :, None, None], head.classifier.bias)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("model", CASES, indirect=True, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

@@ -46,9 +46,12 @@ def assert_same_step(actual: tuple, expected: tuple, tolerance: float = 1e-5) ->
 
 # Layers are compiled one by one in tests/layers; here it is the heads' own passes: the plain, and that of the penalty.
 @pytest.mark.parametrize(
-    "strategy", [pytest.param(None, marks=pytest.mark.slow), "stable_softplus",
-                 pytest.param("orthogonal", marks=pytest.mark.slow), "jacobian_norm"],
-)  # fmt: skip
+    "strategy",
+    [
+        "stable_softplus",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (None, "orthogonal", "jacobian_norm")),
+    ],
+)
 def test_training_step_compiles_without_a_graph_break(make_model, images, labels, strategy):
     torch.compiler.reset()
     model, plain = (make_model(strategy, **TWO_STAGES).train() for _ in range(2))
@@ -58,7 +61,7 @@ def test_training_step_compiles_without_a_graph_break(make_model, images, labels
         torch.testing.assert_close(buffer, expected, rtol=1e-5, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("merged", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_inference_compiles_without_a_graph_break(make_model, images, merged):
     torch.compiler.reset()
     # With two stages Dynamo does not fall over the number of maps that are summed; with four it can.
@@ -148,7 +151,7 @@ def test_activation_checkpointing_halves_the_memory_of_the_encoder(make_model, i
     assert 0 < kept_for_backward(model, images) <= without / 2
 
 
-@pytest.mark.parametrize("strategy", [None, "stable_softplus"])
+@pytest.mark.parametrize("strategy", [pytest.param(None, marks=pytest.mark.slow), "stable_softplus"])
 def test_exported_program_has_equal_logits_for_any_batch(make_model, images, strategy):
     model = make_model(strategy, **TWO_STAGES)
     batch = torch.export.Dim("batch", min=2, max=16)

@@ -29,6 +29,7 @@ def deferred(trainer):
     return trainer
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_gradient_stops_the_run_before_the_step(make_trainer, task, value):
@@ -62,6 +63,7 @@ def test_a_large_weight_of_the_penalty_is_named(make_trainer):
         make_trainer(lambda_lip=3e38).evaluate()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("at_once", [True, False])
 def test_logits(make_trainer, task, at_once):

@@ -18,6 +18,7 @@ def group_of(groups):
     return table
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])
 def test_groups(make_model, task, strategy):

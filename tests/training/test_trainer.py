@@ -18,6 +18,7 @@ def training_logs(trainer):
     return [log for log in trainer.state.log_history if "loss" in log]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])
 def test_two_steps_with_each_strategy(make_trainer, task, strategy):

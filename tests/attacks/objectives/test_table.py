@@ -90,16 +90,14 @@ def test_tempered_where_nothing_is_decided_or_counts(value):
     assert torch.isfinite(gradient_of(tempered_jensen_shannon, logits, labels)).all()
 
 
-@pytest.mark.parametrize("factor", [1e-4, 1e4])
-def test_a_segmenter_cannot_hide_behind_its_scale(segmenter, scenes, factor):
-    images, labels = scenes
-    threat = Threat("linf", 16 / 255)
-    plain, scaled = (
-        apgd(Times(segmenter, times), images, labels, threat, 20, "tempered_jensen_shannon").accuracy.mean()
-        for times in (1.0, factor)
-    )
-    assert abs(scaled - plain) < 0.005
-    assert apgd(Times(segmenter, factor), images, labels, threat, 20, "jensen_shannon").accuracy.mean() > plain + 0.05
+def test_a_segmenter_cannot_hide_behind_its_scale(segmenter, scenes):
+    def accuracy(factor, objective="tempered_jensen_shannon"):
+        return apgd(Times(segmenter, factor), *scenes, Threat("linf", 16 / 255), 10, objective).accuracy.mean()
+
+    plain = accuracy(1.0)
+    for factor in (1e-4, 1e4):
+        assert abs(accuracy(factor) - plain) < 0.005
+        assert accuracy(factor, "jensen_shannon") > plain + 0.05
 
 
 def test_unknown_or_unfit_objectives_get_one_line():

@@ -62,6 +62,7 @@ def test_off_by_default_is_the_plain_loss_to_the_bit(make_trainer, task):
     assert not any(name.startswith("adversarial") for log in training_logs(trainer) for name in log)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("eps", [0.5, 8.0])
