@@ -150,6 +150,18 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
     return fill
 
 
+@pytest.fixture(scope="module")
+def blank_pictures():
+    """The pictures of a run are blank: to draw them takes longer than a tiny run, and other tests look at them."""
+
+    def write(canvas, file: str | os.PathLike, metadata: dict | None = None) -> None:
+        Image.new("L", (1, 1)).save(file, format="PNG")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", write)
+        yield
+
+
 @pytest.fixture(scope="session")
 def segmentation_run(run_script, made_once) -> tuple[Path, str]:
     """The folder of a run of scripts/finetune_seg.py (4 steps, checkpoints at 2 and 4), and what it printed."""

@@ -184,5 +184,6 @@ def write_figure(figure: Figure, path: str | os.PathLike, texts: Mapping[str, st
     """Write `figure` to the PNG file at `path`, which keeps `texts` by their keys."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata=texts)
+    # Not by `savefig`, which draws a figure with a layout twice; the pixels are the same.
+    figure.dpi = DOTS_PER_INCH
+    FigureCanvasAgg(figure).print_png(path, metadata=texts)

@@ -24,6 +24,8 @@ from transformers.image_utils import load_image
 from lrsegformer.cli.finetune import main
 from lrsegformer.models.loading import load_model
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SIZES = [(90, 60), (60, 90), (31, 45), (33, 33), (200, 20), (24, 100), (65, 97), (64, 64)]
 CLASSES = ("sky", "road", "tree")
 ORIENTATION = 0x0112

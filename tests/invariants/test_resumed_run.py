@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from lrsegformer.cli.finetune import main
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 CLOCKS = ("runtime", "per_second", "flos")
 
 

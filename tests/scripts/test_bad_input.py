@@ -11,6 +11,8 @@ from PIL import Image
 
 from lrsegformer.cli.finetune import main
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 DIGITS = ["--dataset", "digits", "--max_train_samples", "4", "--max_eval_samples", "2"]
 
 

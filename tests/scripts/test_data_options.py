@@ -13,6 +13,8 @@ from lrsegformer.data.examples import open_image
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.evaluation.scores import confusion_counts, scores_from_counts
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.fixture
 def binary(pairs):

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from lrsegformer.cli.finetune import main
 from lrsegformer.training.trainer import LRSegformerTrainer
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TASKS = ("segmentation", "classification")
 RUN = (
     "--dataset digits --max_train_samples 8 --max_eval_samples 2 --architecture tiny --use_cpu --image_size 32 "

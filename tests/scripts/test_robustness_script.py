@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import SegformerImageProcessorPil
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "robustness.py"
 PROBE = """
 import runpy, sys

@@ -19,6 +19,8 @@ from lrsegformer.errors import InputError
 from lrsegformer.models.loading import build_model
 from lrsegformer.training.class_weights import balanced_weights, class_weights, count_labels
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TASKS = ("segmentation", "classification")
 CLASSES = {"segmentation": 11, "classification": 10}
 RUN = (

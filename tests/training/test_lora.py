@@ -31,6 +31,8 @@ from lrsegformer.models.encoder.adapters import add_adapters, trained_share
 from lrsegformer.models.loading import load_model
 from lrsegformer.training import LRSegformerTrainer
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 peft = pytest.importorskip("peft")
 
 AUTO = {"segmentation": AutoModelForSemanticSegmentation, "classification": AutoModelForImageClassification}

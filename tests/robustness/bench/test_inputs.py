@@ -13,6 +13,8 @@ from lrsegformer.errors import InputError
 from lrsegformer.robustness.bench import bench
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SEED = 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DATA = BenchDataArguments(dataset="digits", image_size=64, max_eval_samples=4)

@@ -12,6 +12,8 @@ from lrsegformer.errors import InputError
 from lrsegformer.training.run.checkpoints import checkpoint_to_resume, fault_of_checkpoint, last_whole_checkpoint
 from tests.conftest import SEGMENTATION_RUN
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def cut(name: str, keep: float = 0.5):
     def harm(folder: Path) -> None:
