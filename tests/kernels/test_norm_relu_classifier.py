@@ -74,6 +74,7 @@ def norm_like(stock: nn.BatchNorm2d) -> nn.BatchNorm2d:
     return stock
 
 
+@pytest.mark.each_value
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("probability", [0.0, 0.4])

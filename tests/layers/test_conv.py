@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -95,7 +95,6 @@ def test_norms_of_a_convolution(geometry):
 
 
 @given(data=st.data())
-@settings(max_examples=2 * settings.default.max_examples)
 def test_norms_of_drawn_convolutions(data):
     outputs, inputs, size, stride, padding, groups = data.draw(drawn_geometries())
     kernel = torch.randn(outputs, inputs // groups, *size, generator=torch.Generator().manual_seed(0))

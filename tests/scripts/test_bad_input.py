@@ -192,6 +192,7 @@ def test_gated_checkpoint(explain, tiny, monkeypatch):
     assert_words(line, "someone/gated-segformer", "hf auth login", "https://huggingface.co/someone/gated-segformer")
 
 
+@pytest.mark.slow
 def test_main_command_without_a_network(run_script, tmp_path):
     """The first line of the README, as a user types it."""
     process = run_script("finetune_seg.py", "--strategy", "stable_softplus", folder=tmp_path, HF_HOME=str(tmp_path))

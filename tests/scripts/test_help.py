@@ -22,7 +22,11 @@ print(status, sorted(set(heavy) & set(sys.modules)), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("script", ["finetune_seg.py", "finetune_cls.py", "run.py"])
+# The scripts differ in a word.
+OTHERS = [pytest.param(script, marks=pytest.mark.slow) for script in ("finetune_cls.py", "run.py")]
+
+
+@pytest.mark.parametrize("script", ["finetune_seg.py", *OTHERS])
 def test_help(script):
     probe = subprocess.run(
         [sys.executable, "-c", PROBE.format(script=str(SCRIPTS / script))], capture_output=True, text=True, timeout=60
