@@ -28,7 +28,7 @@ _LONGEST_NAME = 255  # bytes, in every file system of today
 def write_whole(path: Path, text: str) -> None:
     """Write a file, in a folder that is made if need be, which is at any time the old one or the new one."""
     with written_aside(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 @contextmanager

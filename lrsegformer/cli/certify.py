@@ -7,6 +7,7 @@ from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.robustness.bench.arguments import BenchDataArguments
 from lrsegformer.robustness.certificates.arguments import CertificateArguments
+from lrsegformer.visible import tell
 
 DESCRIPTION = "Certify predictions of SegFormer models, and compare with attacks and randomised smoothing."
 REMEDIES = Remedies(
@@ -46,4 +47,4 @@ def _run(argv: list[str]) -> None:
     is_first = tell_progress()
     run_certificates(*arguments)
     if is_first:
-        print(f"Report: {os.path.join(arguments[0].output_dir, 'results.md')}")
+        tell(f"Report: {os.path.join(arguments[0].output_dir, 'results.md')}")

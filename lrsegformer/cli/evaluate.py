@@ -14,6 +14,7 @@ from lrsegformer.inference.evaluation_arguments import (
     with_data_of_run,
 )
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
+from lrsegformer.visible import tell
 
 DESCRIPTION = "Score a SegFormer checkpoint, ours or stock, of either task, on a labelled data set."
 REMEDIES = Remedies(
@@ -66,8 +67,8 @@ def _run(argv: list[str]) -> None:
     own = run_folder(model) if is_own and os.path.isfile(os.path.join(model, RUN_CONFIG_FILE)) else None
     report, folder = evaluate(model, arguments, data_arguments, own)
     if is_first:
-        print(table_of(report))
-        print(f"Results: {folder}" + (f", and evaluation.json in {own}" if own is not None else ""))
+        tell(table_of(report))
+        tell(f"Results: {folder}" + (f", and evaluation.json in {own}" if own is not None else ""))
 
 
 def table_of(report: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import sys
 from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.export.arguments import ExportArguments
+from lrsegformer.visible import tell
 
 DESCRIPTION = "Write a SegFormer model, ours or stock, of either task, in formats that need this package no more."
 REMEDIES = Remedies(
@@ -48,4 +49,4 @@ def _run(argv: list[str]) -> None:
 
     tell_progress()
     for folder in export(model, arguments):
-        print(f"Written: {folder}")
+        tell(f"Written: {folder}")

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from lrsegformer.errors import InputError, Stopped
+from lrsegformer.visible import log_plainly, tell
 from lrsegformer.writing import disk_failure
 
 INPUT_ERROR_STATUS = 2
@@ -90,7 +91,7 @@ def tell_progress() -> bool:
     Returns:
         `bool`: whether this is the first process.
     """
-    logging.basicConfig(format="%(message)s")
+    log_plainly()
     logging.getLogger("lrsegformer").setLevel(logging.INFO if _is_first() else logging.ERROR)
     return _is_first()
 
@@ -127,7 +128,7 @@ def _say(line: str) -> None:
 
         for bar in list(tqdm._instances):
             bar.close()
-    print(line, file=sys.stderr)
+    tell(" ".join(line.splitlines()), sys.stderr)
 
 
 def _is_first() -> bool:

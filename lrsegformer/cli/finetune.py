@@ -16,6 +16,7 @@ from lrsegformer.data.arguments import DataArguments
 from lrsegformer.errors import InputError, Stopped
 from lrsegformer.recipes import TASK_DEFAULTS, fill_in
 from lrsegformer.training.arguments import ModelArguments, TrainingDefaults
+from lrsegformer.visible import without_tokens
 
 DESCRIPTIONS = {
     "segmentation": "Fine-tune SegFormer for semantic segmentation with a Lipschitz-constrained decode head.",
@@ -79,7 +80,7 @@ def command_without_folders(argv: list[str]) -> str:
 
 
 def _without_token(command: str) -> str:
-    return re.sub(r"(--hub[_-]token[= ])\S+", r"\1...", command)
+    return without_tokens(re.sub(r"(--hub[_-]token[= ])\S+", r"\1...", command))
 
 
 def build_parser(

@@ -20,6 +20,7 @@ from lrsegformer.matrix.definition import parse_definition
 from lrsegformer.matrix.planning import Commands, Length, Request, Verdict, describe_left_out, make_plan
 from lrsegformer.matrix.processes import launch_words
 from lrsegformer.ranges import COUNT, check_ranges
+from lrsegformer.visible import tell
 
 if TYPE_CHECKING:
     from lrsegformer.matrix.running import Outcome
@@ -92,7 +93,7 @@ def _run(argv: list[str]) -> None:
     folder = Path(arguments.output_dir)
     plan = make_plan(definition, Commands(_judge_elsewhere, follow_up_words))
     for line in describe_left_out(plan):
-        print(line)
+        tell(line)
 
     def launch(command: str, words: Sequence[str]) -> list[str]:
         return launch_words(command, words, arguments.accelerate_config)
@@ -111,18 +112,18 @@ def _run(argv: list[str]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    tell(line)
 
 
 def _report(outcome: "Outcome", folder: Path, argv: Sequence[str]) -> None:
     count = len(outcome.done) + len(outcome.failed) + len(outcome.pending)
-    print(f"{len(outcome.done)} of {count} cells are finished. Tables: {folder / 'summary.md'}")
+    tell(f"{len(outcome.done)} of {count} cells are finished. Tables: {folder / 'summary.md'}")
     for name, error in outcome.failed.items():
-        print(f"failed: {name}: {error}", file=sys.stderr)
+        tell(f"failed: {name}: {error}", sys.stderr)
     for name, error in outcome.pending.items():
-        print(f"unfinished: {name}: {error}", file=sys.stderr)
+        tell(f"unfinished: {name}: {error}", sys.stderr)
     if outcome.failed:
-        print(f"to try them again: lrsegformer run {shlex.join([*argv, '--retry_failed'])}", file=sys.stderr)
+        tell(f"to try them again: lrsegformer run {shlex.join([*argv, '--retry_failed'])}", sys.stderr)
 
 
 def _judge_elsewhere(requests: Sequence[Request]) -> list[Verdict]:

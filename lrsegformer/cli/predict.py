@@ -5,6 +5,7 @@ import sys
 from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.inference.arguments import PredictArguments
+from lrsegformer.visible import tell
 
 DESCRIPTION = "Predict images and videos with a SegFormer model, ours or stock, of either task."
 REMEDIES = Remedies(
@@ -56,8 +57,8 @@ def _run(argv: list[str]) -> None:
     done = predict_files(model, images, arguments)
     if is_first:
         before = f", {done.skipped} done before" if done.skipped else ""
-        print(f"{done.predicted} predicted{before}. Table: {done.table}")
+        tell(f"{done.predicted} predicted{before}. Table: {done.table}")
         if done.unreadable:
-            print(f"{len(done.unreadable)} could not be read: see unreadable.txt there.", file=sys.stderr)
+            tell(f"{len(done.unreadable)} could not be read: see unreadable.txt there.", sys.stderr)
     if done.unreadable:
         sys.exit(SOME_UNREADABLE_STATUS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from lrsegformer.cli.failures import Remedies, run_or_explain
 from lrsegformer.cli.parser import OneLineParser
+from lrsegformer.visible import tell
 
 DESCRIPTION = (
     "One self-contained HTML page, and its tables as Markdown, from runs, robustness reports, certificates and "
@@ -60,5 +61,5 @@ def _run(argv: list[str]) -> None:
 
     written = write_page(folders, arguments.output, arguments.title)
     for line in written.left_out:
-        print(f"note: {line}", file=sys.stderr)
-    print(f"Report: {written.html} (tables as Markdown: {written.markdown})")
+        tell(f"note: {line}", sys.stderr)
+    tell(f"Report: {written.html} (tables as Markdown: {written.markdown})")

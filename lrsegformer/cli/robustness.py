@@ -6,6 +6,7 @@ import sys
 from lrsegformer.cli.failures import Remedies, run_or_explain, tell_progress
 from lrsegformer.cli.parser import OneLineParser
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
+from lrsegformer.visible import tell
 
 DESCRIPTION = "Score SegFormer models, ours or stock, under attack, corruption and shifted data."
 REMEDIES = Remedies(
@@ -45,4 +46,4 @@ def _run(argv: list[str]) -> None:
     is_first = tell_progress()
     run_bench(*arguments)
     if is_first:
-        print(f"Report: {os.path.join(arguments[0].output_dir, 'results.md')}")
+        tell(f"Report: {os.path.join(arguments[0].output_dir, 'results.md')}")

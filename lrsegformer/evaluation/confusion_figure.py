@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lrsegformer.evaluation.figures import new_figure, write_figure
+from lrsegformer.visible import visible
 
 # Up to so many classes a cell is large enough for its number, and up to so many a line for a name.
 _MOST_NUMBERED, _MOST_NAMED = 30, 260
@@ -36,7 +37,7 @@ def save_confusion_matrix(
     cell = 0.52 if num_labels <= _MOST_NUMBERED else max(16.0 / num_labels, 0.12) if num_labels <= _MOST_NAMED else 0
     side = max(2.4, cell * num_labels) if cell else 16.0
     figure = new_figure(side + 3.2, side + 1.9)
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    figure.suptitle(visible(title), fontsize=11, parse_math=False)
     axes = figure.add_subplot()
     axes.set_facecolor("0.85")
     shown = axes.imshow(shares, vmin=0.0, vmax=1.0, cmap="Blues", interpolation="nearest", aspect="equal")
@@ -51,7 +52,9 @@ def save_confusion_matrix(
         axes.set_ylabel("true, by class index")
     else:
         font = 9 if num_labels <= _MOST_NUMBERED else max(4.0, min(9.0, 55 * cell))
-        short = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..." for name in names]
+        short = [
+            name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..." for name in map(visible, names)
+        ]
         rows = [f"{name}  {_brief(count)}" for name, count in zip(short, of_reference[:, 0], strict=True)]
         axes.set_xticks(range(num_labels), short, rotation=90, fontsize=font, parse_math=False)
         axes.set_yticks(range(num_labels), rows, fontsize=font, parse_math=False)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrsegformer.visible import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -131,9 +133,9 @@ def draw_legend(axes: Axes, maps: Sequence[np.ndarray], palette: np.ndarray, nam
     is_class = (values >= 0) & (values < len(palette))
     frequency = np.bincount(values[is_class], minlength=len(palette))
     shown = [label for label in np.argsort(-frequency, kind="stable") if frequency[label]]
-    # Matplotlib drops legend entries that begin with an underscore.
     handles = [
-        Patch(facecolor=palette[label] / 255.0, label=names[label].lstrip("_")) for label in shown[:MAX_LEGEND_ENTRIES]
+        Patch(facecolor=palette[label] / 255.0, label=legend_entry(names[label]))
+        for label in shown[:MAX_LEGEND_ENTRIES]
     ]
     if not is_class.all():
         handles.append(Patch(facecolor="0.5", edgecolor="black", hatch="/////", label="ignored"))
@@ -142,6 +144,11 @@ def draw_legend(axes: Axes, maps: Sequence[np.ndarray], palette: np.ndarray, nam
     legend = axes.legend(handles=handles, loc="upper center", ncols=4, fontsize=8, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def legend_entry(name: str) -> str:
+    """A name as matplotlib takes it into a legend, which drops what begins with an underscore."""
+    return visible(name).lstrip("_")
 
 
 def save_classification_samples(
@@ -170,6 +177,7 @@ def save_classification_samples(
 
 
 def _shorten(name: str, length: int = 24) -> str:
+    name = visible(name)
     return name if len(name) <= length else name[: length - 3] + "..."
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrsegformer.hub.markdown import one_line, plain, table
+from lrsegformer.hub.markdown import code, code_block, plain, table
 from lrsegformer.hub.sections import current_sections, sections_text
 from lrsegformer.hub.tables import METRIC_NAMES, bounds_section, is_finite
+from lrsegformer.visible import one_line
 from lrsegformer.writing import write_whole
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -71,7 +72,7 @@ def write_model_card(
     from huggingface_hub import ModelCard
 
     folder = Path(folder)
-    base_is_on_hub = base_model is not None and bool(_HUB_ID.fullmatch(base_model)) and not Path(base_model).exists()
+    base_is_on_hub = base_model is not None and bool(_HUB_ID.fullmatch(base_model)) and not os.path.exists(base_model)
     base_name = base_model if base_model is None or base_is_on_hub else Path(base_model).name
     strategy = lipschitz_report.get("strategy")
     name, dataset_name = one_line(folder.resolve().name), one_line(dataset_name)
@@ -93,7 +94,7 @@ def write_model_card(
         task=task,
         auto_class=_AUTO_CLASSES[task],
         name=plain(name),
-        base_name=base_name and one_line(base_name),
+        base_name=base_name and code(base_name),
         base_is_on_hub=base_is_on_hub,
         dataset_name=plain(dataset_name),
         strategy=strategy,
@@ -105,7 +106,7 @@ def write_model_card(
         classes=_classes(metrics, config),
         bounds=bounds_section(lipschitz_report),
         measured=sections_text(folder, current_sections(folder)),
-        command=command,
+        command=command and code_block(command, "bash"),
         options=_options(config, hyperparameters),
         versions=", ".join(f"{library} {version}" for library, version in versions.items()),
         segformer_license=SEGFORMER_LICENSE,
@@ -177,7 +178,7 @@ def _classes(metrics: Mapping[str, Any], config: Any) -> str:
 
 
 def _options(config: Any, hyperparameters: Mapping[str, Any]) -> str:
-    rows = [(f"`{key}`", f"`{value}`") for key, value in hyperparameters.items()]
+    rows = [(code(key), code(value)) for key, value in hyperparameters.items()]
     if getattr(config, "lipschitz_strategy", None) is not None:
         rows.append(("`penalty_of`", f"`{config.penalty_of}`"))
         rows.append(("`penalty_reduction`", f"`{config.penalty_reduction}`"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +37,7 @@ from lrsegformer.robustness.bench.checkpoints import (
 )
 from lrsegformer.robustness.bench.data import open_splits, with_saved_reading
 from lrsegformer.robustness.bench.runs import processes
+from lrsegformer.visible import csv_text
 from lrsegformer.writing import write_whole, writing_to, written_aside
 
 logger = logging.get_logger(__name__)
@@ -214,9 +213,7 @@ def _write_confusion(folder: Path, scored: Scored, described: Mapping[str, Any])
         if size != SIZES[0]:
             continue
         rows = [["true \\ predicted", *names], *([one, *row] for one, row in zip(names, counts.tolist(), strict=True))]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_whole(folder / f"{CONFUSION_FILE.format(name)}.csv", text.getvalue())
+        write_whole(folder / f"{CONFUSION_FILE.format(name)}.csv", csv_text(rows))
         title = f"{described['model']} on {described['dataset']}, {described['split']}: {name}"
         with written_aside(folder / f"{CONFUSION_FILE.format(name)}.png") as path:
             save_confusion_matrix(counts, names, path, title, unit)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from lrsegformer.inference.files import InputFile, natural_key
 from lrsegformer.inference.pictures import confidence_picture, overlay_with_legend, radius_picture
 from lrsegformer.inference.prediction import ClassPrediction, MapPrediction
 from lrsegformer.output_folder import claim
+from lrsegformer.visible import csv_text, visible
 from lrsegformer.writing import write_whole, written_aside
 
 IDENTITY_FILE, DONE_FILE, UNREADABLE_FILE = "predict.json", "done.jsonl", "unreadable.txt"
@@ -90,11 +89,9 @@ class PredictionFolder:
         """Write the table of everything that is done, and the list of what could not be read; gives the table."""
         lines = sorted(self._read_done().values(), key=lambda line: natural_key(line["name"]))
         rows = _share_rows(lines, class_names) if task == "segmentation" else _class_rows(lines, class_names)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_whole(self.folder / TABLES[task], text.getvalue())
+        write_whole(self.folder / TABLES[task], csv_text(rows))
         if unreadable:
-            write_whole(self.folder / UNREADABLE_FILE, "".join(f"{line}\n" for line in unreadable))
+            write_whole(self.folder / UNREADABLE_FILE, "".join(f"{visible(line)}\n" for line in unreadable))
         else:
             (self.folder / UNREADABLE_FILE).unlink(missing_ok=True)
         return self.folder / TABLES[task]

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lrsegformer.inference.prediction import MapPrediction, colours_of
+from lrsegformer.visible import visible
 
 # A legend names so many classes at most, the commonest first.
 LEGEND_ENTRIES = 24
@@ -23,7 +24,10 @@ def overlay_with_legend(prediction: MapPrediction) -> Image.Image:
     order = [index for index in np.argsort(-counts, kind="stable") if counts[index]]
     colours = colours_of(len(prediction.class_names))
     entries = [
-        (tuple(colours[index].tolist()), f"{prediction.class_names[index]}: {_percent(counts[index], counts.sum())}")
+        (
+            tuple(colours[index].tolist()),
+            f"{visible(prediction.class_names[index])}: {_percent(counts[index], counts.sum())}",
+        )
         for index in order[:LEGEND_ENTRIES]
     ]
     if len(order) > LEGEND_ENTRIES:

@@ -13,7 +13,7 @@ from lrsegformer.matrix.definition import COORDINATES
 from lrsegformer.matrix.ledger import DONE, FAILED
 from lrsegformer.matrix.measures import CERTIFIED, MAIN_SCORE, MEASURED, SCORES, Measure, cell_measures
 from lrsegformer.matrix.planning import TRAIN
-from lrsegformer.robustness.report.files import csv_text
+from lrsegformer.robustness.report.files import table_text
 from lrsegformer.writing import write_whole, writing_to
 
 SUMMARY_FILES = ("summary.csv", "summary.md")
@@ -57,7 +57,7 @@ def write_summary(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     measures = {entry["name"]: cell_measures(folder, entry) for entry in entries}
     with writing_to(folder):
         table, text = (folder / name for name in SUMMARY_FILES)
-        write_whole(table, csv_text(_COLUMNS, _csv_lines(entries, measures)))
+        write_whole(table, table_text(_COLUMNS, _csv_lines(entries, measures)))
         write_whole(text, _text(entries, measures))
 
 
@@ -144,7 +144,7 @@ def _table(
         if counts:
             cells = [_cell(averages.get(key), max(counts)) for key in columns]
             rows.append((name, str(max(counts)), *cells))
-    return table(("configuration", "n", *(title(key) for key in columns)), rows)
+    return table(("configuration", "n", *(plain(title(key)) for key in columns)), rows)
 
 
 def _cell(found: tuple[Average, list[int]] | None, most: int) -> str:

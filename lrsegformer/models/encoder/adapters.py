@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +43,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSemanticSegmentation  # or AutoModelForImageClassification
 
 config = AutoConfig.from_pretrained("..")  # the classes and the constraint of the run
-base = AutoModelForSemanticSegmentation.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)
+base = AutoModelForSemanticSegmentation.from_pretrained({base}, config=config, ignore_mismatched_sizes=True)
 model = PeftModel.from_pretrained(base, ".").eval()
 ```
 
@@ -120,8 +122,8 @@ def save_adapters(model: PeftModel, folder: Path, base_model: str) -> None:
         base_model (`str`): what training started from; of a folder the last part is told.
     """
     model.save_pretrained(str(folder))
-    base = Path(base_model).name if Path(base_model).exists() else base_model
-    folder.joinpath("README.md").write_text(_README.format(base=base), encoding="utf-8")
+    base = Path(base_model).name if os.path.exists(base_model) else base_model
+    folder.joinpath("README.md").write_text(_README.format(base=json.dumps(base)), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from lrsegformer.evaluation.figures import new_figure
+from lrsegformer.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +56,7 @@ class Canvas:
     """
 
     def __init__(self, label: str, xlabel: str, ylabel: str):
-        self.label = label
+        self.label = visible(label)
         self.figure: Figure = new_figure(WIDTH / 72, HEIGHT / 72)
         self.figure.patch.set_alpha(0)
         self.axes: Axes = self.figure.add_subplot()
@@ -65,8 +66,8 @@ class Canvas:
         self._ends: list[tuple[float, float, str, str]] = []
         axes, ink, faint = self.axes, COLOURS["ink"], COLOURS["faint"]
         axes.patch.set_alpha(0)
-        axes.set_xlabel(xlabel, color=ink, fontsize=10.5, parse_math=False)
-        axes.set_ylabel(ylabel, color=ink, fontsize=10.5, parse_math=False)
+        axes.set_xlabel(visible(xlabel), color=ink, fontsize=10.5, parse_math=False)
+        axes.set_ylabel(visible(ylabel), color=ink, fontsize=10.5, parse_math=False)
         axes.tick_params(colors=ink, labelsize=10, length=3, width=0.6, color=faint)
         axes.grid(color=faint, linewidth=0.5, alpha=0.45)
         axes.set_axisbelow(True)
@@ -197,7 +198,7 @@ class Canvas:
                 element.set("data-series", self._series[name])
                 if name in self._tooltips:
                     title = ElementTree.Element(f"{{{_SVG}}}title")
-                    title.text = self._tooltips[name]
+                    title.text = visible(self._tooltips[name], keep="\n")
                     element.insert(0, title)
             self._own_names(element, prefix)
         for side in ("width", "height"):

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -17,6 +18,7 @@ from lrsegformer.reporting.groups import Arena
 from lrsegformer.reporting.page.sections import Section
 from lrsegformer.reporting.reading.collection import Collection
 from lrsegformer.reporting.tables.table import Cell, Table
+from lrsegformer.visible import visible
 
 COMMAND = "report"
 _FOLDER = Path(__file__).parent
@@ -29,6 +31,7 @@ def html_page(title: str, sections: Sequence[Section], arenas: Sequence[Arena], 
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
+        finalize=_seen,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -95,7 +98,12 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _breakable(text: str) -> Markup:
     """A name that a narrow window may break after its underscores, which browsers do not do by themselves."""
-    return Markup("_<wbr>").join(escape(part) for part in text.split("_"))
+    return Markup("_<wbr>").join(escape(part) for part in visible(text).split("_"))
+
+
+def _seen(value: Any) -> Any:
+    """Text with [`visible`] characters alone, but for the line breaks of tooltips; what was drawn here stays."""
+    return visible(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _counts(collection: Collection) -> str:

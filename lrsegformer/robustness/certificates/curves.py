@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrsegformer.evaluation.figures import new_figure, write_figure
+from lrsegformer.evaluation.figures import legend_entry, new_figure, write_figure
 from lrsegformer.robustness.certificates.rows import SMOOTHED
 from lrsegformer.robustness.certificates.text import unit_of
 from lrsegformer.robustness.report.curves import colours_of
@@ -72,14 +72,18 @@ def _attack_style(number: int) -> dict[str, Any]:
 def _add_legend(figure: Any, colours: Mapping[str, Any], attacks: Sequence[str], with_smoothing: bool) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, linewidth=3, label=model) for model, colour in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=legend_entry(model)) for model, colour in colours.items()
+    ]
     handles.append(Line2D([], [], color="grey", label="certified, each by itself"))
     dot = {"linestyle": "", "marker": "o", "markersize": 5}
     handles.append(Line2D([], [], color="grey", **dot, label="certified, larger of both rules"))
     if with_smoothing:
         square = {"linestyle": "", "marker": "s", "markerfacecolor": "none"}
         handles.append(Line2D([], [], color="grey", **square, label="smoothing, with its probability"))
-    handles += [Line2D([], [], color="grey", label=name, **_attack_style(n)) for n, name in enumerate(attacks)]
+    handles += [
+        Line2D([], [], color="grey", label=legend_entry(name), **_attack_style(n)) for n, name in enumerate(attacks)
+    ]
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
     for text in legend.get_texts():
         text.set_parse_math(False)

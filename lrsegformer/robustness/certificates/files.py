@@ -17,7 +17,7 @@ from lrsegformer.robustness.certificates.curves import save_certified_curves
 from lrsegformer.robustness.certificates.pictures import CertifiedPicture, save_certified_picture
 from lrsegformer.robustness.certificates.rows import check_order
 from lrsegformer.robustness.certificates.text import certificates_text, unit_of
-from lrsegformer.robustness.report.files import SHEETS, SUBSETS, csv_text
+from lrsegformer.robustness.report.files import SHEETS, SUBSETS, table_text
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
 from lrsegformer.writing import write_whole, writing_to, written_aside
 
@@ -84,7 +84,7 @@ def write_certificates(
         attacks = list(dict.fromkeys(name for row in rows for name in row["attacked"]))
         scores = ("accuracy", "mean_iou") if context["task"] == "segmentation" else ("accuracy",)
         columns = (*_COLUMNS, *(f"{name}_{score}" for name in attacks for score in scores))
-        write_whole(folder / "results.csv", csv_text(columns, (_flat(row) for row in rows)))
+        write_whole(folder / "results.csv", table_text(columns, (_flat(row) for row in rows)))
         with written_aside(folder / "curves.png") as path:
             save_certified_curves(models, rows, path)
         for fingerprint, names in prepared.subsets().items():

@@ -20,6 +20,7 @@ from lrsegformer.evaluation.figures import (
 )
 from lrsegformer.evaluation.picture_parts import PARTS_KEY, PicturePart, parts_text
 from lrsegformer.robustness.subset import Batch
+from lrsegformer.visible import visible
 
 # What the parts of a sheet are called.
 _PART_NAMES = {"image": "clean", "truth": "truth", "prediction": "clean_prediction"}
@@ -76,7 +77,7 @@ def save_certified_picture(
     width = 3.4
     height = width * picture.image.shape[0] / picture.image.shape[1]
     figure = new_figure(4 * width + 1.0, height + 1.2)
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(visible(title), fontsize=10, parse_math=False)
     grid = figure.add_gridspec(2, 4, height_ratios=[height, 0.6])
     colours = palette(len(names))
     maps = [picture.image, colour_classes(picture.truth, colours), colour_classes(picture.prediction, colours)]
@@ -126,6 +127,7 @@ def _save_image(
     axes = figure.add_subplot()
     axes.imshow(picture.image, interpolation="nearest")
     axes.set_axis_off()
-    caption = f"{title}\ntrue {truth}, predicted {prediction}\ncertified radius {float(picture.radii):.4g} ({unit})"
+    classes = f"true {visible(truth)}, predicted {visible(prediction)}"
+    caption = f"{visible(title)}\n{classes}\ncertified radius {float(picture.radii):.4g} ({unit})"
     axes.set_title(caption, fontsize=8, parse_math=False)
     write_figure(figure, path, _places(figure, {"certified_radius": axes}, caption))

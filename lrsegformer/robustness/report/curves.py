@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrsegformer.evaluation.figures import new_figure, palette, write_figure
+from lrsegformer.evaluation.figures import legend_entry, new_figure, palette, write_figure
 from lrsegformer.robustness.report.rows import IN_MEMORY, corruption_source
 from lrsegformer.robustness.shift.data_sets import IMAGENET_C
 
@@ -73,8 +73,10 @@ def _add_legend(figure: Any, colours: Mapping[str, Any], styles: Mapping[str, Ma
     """A line for each model in its colour, then one for each attack in its dash and marker."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, linewidth=3, label=model) for model, colour in colours.items()]
-    handles += [Line2D([], [], color="grey", label=attack, **style) for attack, style in styles.items()]
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=legend_entry(model)) for model, colour in colours.items()
+    ]
+    handles += [Line2D([], [], color="grey", label=legend_entry(attack), **style) for attack, style in styles.items()]
     legend = figure.legend(
         handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, frameon=False
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +21,7 @@ from lrsegformer.robustness.report.rows import (
 )
 from lrsegformer.robustness.report.text import report_text
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
+from lrsegformer.visible import csv_text
 from lrsegformer.writing import write_whole, writing_to, written_aside
 
 _CONDITION_COLUMNS = (
@@ -94,8 +93,8 @@ def write_report(
     with writing_to(folder):
         write_whole(folder / "results.json", json.dumps(report, indent=1) + "\n")
         write_whole(folder / "results.md", report_text(report))
-        write_whole(folder / "results.csv", csv_text(columns, (_flat(row) for row in rows)))
-        write_whole(folder / "per_class.csv", csv_text((*_CONDITION_COLUMNS, *_PER_CLASS), class_lines))
+        write_whole(folder / "results.csv", table_text(columns, (_flat(row) for row in rows)))
+        write_whole(folder / "per_class.csv", table_text((*_CONDITION_COLUMNS, *_PER_CLASS), class_lines))
         with written_aside(folder / "curves.png") as path:
             save_robustness_curves(rows, SHOWN[task], path)
         for fingerprint, names in subsets.items():
@@ -128,13 +127,9 @@ def _class_lines(cell: Mapping[str, Any], context: Mapping[str, Any]) -> Iterabl
         }
 
 
-def csv_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
-    """A table with a header, of what the lines hold under the names of the columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+def table_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    """A table as CSV with a header, of what the lines hold under the names of the columns."""
+    return csv_text([columns, *([line.get(column, "") for column in columns] for line in lines)])
 
 
 def _short_names(names: Sequence[str]) -> list[str]:

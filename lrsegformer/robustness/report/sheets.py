@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from lrsegformer.evaluation.figures import palette
 from lrsegformer.evaluation.picture_parts import PARTS_KEY, PicturePart, parts_text
+from lrsegformer.visible import visible
 
 SHOWN_IMAGES = 4
 _SIDE = 300  # pixels of a picture's width: a sheet for every cell has to stay small and quick, so Pillow draws it
@@ -85,12 +86,12 @@ def draw_sheet(
     sheet = Image.new("RGB", (width, sum(heights) + (legend_rows + 2) * _LINE), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
-    draw.text((width // 2, _GAP), title, "black", ImageFont.load_default(15), anchor="mt")
+    draw.text((width // 2, _GAP), visible(title), "black", ImageFont.load_default(15), anchor="mt")
     top, parts = 2 * _LINE, []
     for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for column, (picture, caption) in enumerate(row):
             left = _GAP + column * (_SIDE + _GAP)
-            draw.text((left + _SIDE // 2, top), caption, "black", font, anchor="mt")
+            draw.text((left + _SIDE // 2, top), visible(caption), "black", font, anchor="mt")
             sheet.paste(picture, (left, top + _LINE))
             box = (left, top + _LINE, left + picture.width, top + _LINE + picture.height)
             parts.append(PicturePart(number, _COLUMNS[column], box, caption))
@@ -99,7 +100,7 @@ def draw_sheet(
         left = _GAP + number % _LEGEND_COLUMNS * (width // _LEGEND_COLUMNS)
         below = top + number // _LEGEND_COLUMNS * _LINE
         draw.rectangle((left, below, left + 2 * _SWATCH, below + _SWATCH), colour)
-        draw.text((left + 3 * _SWATCH, below), name, "black", font)
+        draw.text((left + 3 * _SWATCH, below), visible(name), "black", font)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     texts = PngInfo()
     texts.add_text(PARTS_KEY, parts_text(parts))

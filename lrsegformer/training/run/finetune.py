@@ -28,6 +28,7 @@ from lrsegformer.training.run.starting import check_best_metric, start_model, wa
 from lrsegformer.training.run.stopping import train_until_stopped
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+from lrsegformer.visible import log_plainly
 from lrsegformer.writing import writing_to
 
 logger = logging.get_logger(__name__)
@@ -136,5 +137,5 @@ def _show_progress(arguments: LRSegformerTrainingArguments) -> None:
     if arguments.should_log and arguments.log_level == "passive":
         import logging as standard_logging
 
-        standard_logging.basicConfig(format="%(message)s")
+        log_plainly()
         standard_logging.getLogger("lrsegformer").setLevel(standard_logging.INFO)

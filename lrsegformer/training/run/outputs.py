@@ -28,6 +28,7 @@ from lrsegformer.models.loading import LipschitzModel
 from lrsegformer.training.averaging import average_in_words
 from lrsegformer.training.class_weights import count_labels
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+from lrsegformer.visible import tell
 from lrsegformer.writing import write_whole, written_aside
 
 PICTURES = ("curves.png", "bounds.png", "samples.png")
@@ -161,7 +162,7 @@ def print_summary(folder: str, task: str, results: dict[str, Any]) -> None:
     lines += [*head_lines(results["lipschitz"]["head"]), *network_lines(results["lipschitz"])]
     pictures = [name for name in PICTURES if (Path(folder) / name).is_file()]
     lines.append(f"Outputs: {folder} (model, processor, README.md, all_results.json, {', '.join(pictures)}, run.yaml)")
-    print("\n" + "\n".join(lines))
+    tell("\n" + "\n".join(lines))
 
 
 def _figure(value: float | None) -> str:
