@@ -71,15 +71,33 @@ def claim(folder: str | Path, names: Sequence[str], is_own: bool, option: str = 
     """
     check_place(folder, option)
     for name in _present(Path(folder), names):
-        if Path(folder, name).is_symlink():
-            raise InputError(
-                f"{option} {folder}: {name} there is a link, and would be written elsewhere; take it out, or give "
-                f"another {option}"
-            )
+        refuse_links(folder, name, option)
         if not is_own:
             writer = command_of(Path(folder, name))
             whose = f"which lrsegformer {writer} wrote" if writer else "which this command did not write"
             raise InputError(f"{option} {folder} holds {name}, {whose}: give another {option}, or move it away")
+
+
+def refuse_links(folder: str | Path, name: str, option: str = "--output_dir") -> None:
+    """
+    Refuse a name in an output folder by which something would be written outside of it.
+
+    Args:
+        name (`str`): of a file that is going to be written, with the folders below `folder` that it lies in.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the file, or a folder on the way to it, is a link, or the name leads up.
+    """
+    path, parts = Path(folder), Path(name).parts
+    if not parts or ".." in parts or Path(name).is_absolute():
+        raise InputError(f"{option} {folder}: {name!r} lies outside of it: rename what is called so")
+    for place, part in enumerate(parts, start=1):
+        path = path / part
+        if path.is_symlink():
+            raise InputError(
+                f"{option} {folder}: {'/'.join(parts[:place])} there is a link, and would be written elsewhere; take "
+                f"it out, or give another {option}"
+            )
 
 
 def _nearest(path: Path) -> Path:

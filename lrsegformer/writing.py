@@ -39,6 +39,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(_unfinished_name(path))
+    if unfinished.is_symlink():  # It would be written to where it leads.
+        unfinished.unlink()
     try:
         yield unfinished
         os.replace(unfinished, path)

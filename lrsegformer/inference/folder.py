@@ -13,16 +13,17 @@ from lrsegformer.errors import InputError
 from lrsegformer.inference.files import InputFile, natural_key
 from lrsegformer.inference.pictures import confidence_picture, overlay_with_legend, radius_picture
 from lrsegformer.inference.prediction import ClassPrediction, MapPrediction
-from lrsegformer.output_folder import claim
+from lrsegformer.output_folder import claim, refuse_links
 from lrsegformer.visible import csv_text, visible
 from lrsegformer.writing import write_whole, written_aside
 
 IDENTITY_FILE, DONE_FILE, UNREADABLE_FILE = "predict.json", "done.jsonl", "unreadable.txt"
 TABLES = {"segmentation": "class_shares.csv", "classification": "predictions.csv"}
+_OF_IMAGES = ("classes", "overlays", "confidence", "certified_radius")
 # All that predictions are made of, for [`~lrsegformer.output_folder.claim`].
 FILES = (
     *(IDENTITY_FILE, DONE_FILE, UNREADABLE_FILE, *TABLES.values()),
-    *("classes", "overlays", "confidence", "certified_radius"),
+    *_OF_IMAGES,
 )
 TOP_CLASSES = 5
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
@@ -55,6 +56,16 @@ class PredictionFolder:
         if done.is_file() and not done.read_bytes().endswith(b"\n"):
             with open(done, "ab") as file:  # what a crash cut short is a line of its own, which says nothing
                 file.write(b"\n")
+
+    def refuse_links(self, name: str) -> None:
+        """
+        Refuse a name whose prediction would be written outside of the folder.
+
+        Raises:
+            [`~lrsegformer.errors.InputError`]: for such a name, or a link on the way.
+        """
+        for kind in _OF_IMAGES:
+            refuse_links(self.folder, f"{kind}/{name}")
 
     def is_done(self, file: InputFile, name: str) -> bool:
         """

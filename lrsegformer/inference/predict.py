@@ -74,6 +74,7 @@ def predict_files(model: str, words: Sequence[str], arguments: PredictArguments)
     known = {"model": model, "classes": list(predictor.class_names), "versions": installed_versions(_PACKAGES)}
     folder = PredictionFolder(arguments.output_dir, _identity(predictor, weights, arguments), known)
     for file in files:
+        folder.refuse_links(file.name)
         folder.is_done(file, file.name)  # refuses another file of this name
     state.wait_for_everyone()  # nobody looks at the folder any more
     with writing_to(arguments.output_dir):

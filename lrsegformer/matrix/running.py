@@ -24,7 +24,7 @@ from lrsegformer.matrix.ledger import (
 from lrsegformer.matrix.planning import TRAIN, Cell, Plan, Step
 from lrsegformer.matrix.processes import CommandProcess
 from lrsegformer.matrix.summary import SUMMARY_FILES, write_summary
-from lrsegformer.output_folder import check_place, claim
+from lrsegformer.output_folder import check_place, claim, refuse_links
 from lrsegformer.training.run.checkpoints import last_whole_checkpoint
 from lrsegformer.training.run.run_config import RUN_CONFIG_FILE
 from lrsegformer.writing import writing_to
@@ -75,6 +75,9 @@ def run_plan(
     """
     check_place(folder)
     claim(folder, (MATRIX_FILE, *SUMMARY_FILES), bool(read_entries(folder)))
+    for cell in plan.cells:
+        for name in (cell.name, *(f"{cell.name}/{step.name}{end}" for step in cell.steps for end in ("", ".log"))):
+            refuse_links(folder, name)
     with sole_owner(folder):
         ledger = Ledger(folder, plan)
         stop = Event()

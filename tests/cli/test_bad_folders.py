@@ -4,7 +4,10 @@ import os
 
 import pytest
 
-from lrsegformer.output_folder import mark_of
+from lrsegformer.cli.main import main
+from lrsegformer.errors import InputError
+from lrsegformer.output_folder import mark_of, refuse_links
+from lrsegformer.writing import write_whole
 from tests.cli.bad_input import DIGITS, Case, link, refuse, stripes
 
 BENCH = "--dataset digits --image_size 64 --max_eval_samples 2 --output_dir out"
@@ -109,6 +112,26 @@ def linked(name):
     return Case(f"{name}-link", LINES[name], ("out", "give another"), {**FILES, **content})
 
 
+NESTED = {
+    # What leads out of a folder that is the command's own, by its checkpoints or as a cell of it.
+    "resumed": (LINES["finetune-seg"] + " --resume_from_checkpoint", "out/checkpoint-9", "../elsewhere"),
+    "unfinished": (LINES["finetune-seg"] + " --resume_from_checkpoint", "out/unfinished", "../elsewhere"),
+    "matrix": (LINES["matrix"], "out/segmentation-stable_softplus-head-lambda0.1-seed42", "../elsewhere"),
+    "log of a cell": (
+        LINES["matrix"],
+        "out/segmentation-stable_softplus-head-lambda0.1-seed42/train.log",
+        "../../elsewhere/x",
+    ),
+}
+
+
+def nested(name):
+    line, place, target = NESTED[name]
+    own = {"out/run.yaml": MARK.format(mark_of("finetune-seg"))} if name in ("resumed", "unfinished") else {}
+    content = {**FILES, **own, "elsewhere/x": "mine", place: link(target)}
+    return Case(f"{name}, below", line, ("out", "link", "give another"), content)
+
+
 def placed(name, place):
     # The page is a file inside of the folder.
     return Case(f"{name} into {place}", LINES[name], (option_of(name), "give a"), {**FILES, **PLACES[place]})
@@ -129,6 +152,7 @@ CASES = [
         if other != name
     ),
     *(linked(name) for name in LINES),
+    *(nested(name) for name in NESTED),
     *(placed(name, place) for name in LINES for place in PLACES),
     # Of a run that is to go on from a checkpoint, the checkpoint is looked at before a folder is made.
     *(
@@ -143,6 +167,36 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_refused(case, tmp_path, world, monkeypatch, capsys):
     refuse(case, tmp_path, world, monkeypatch, capsys)
+
+
+def test_predictions_below_a_link(tmp_path, world, monkeypatch, capsys):
+    """A folder of the command's own, in which a folder has become a link since."""
+    line = "predict {world}/ours images --output_dir out"
+    case = Case(
+        "below a link", line, ("out", "classes/sub", "link"), {"elsewhere/x": "mine", "images/a.png": stripes()}
+    )
+    case.make_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    main(line.replace("{world}", str(world)).split())
+    case.files["images/sub/b.png"] = stripes()
+    (tmp_path / "out" / "classes" / "sub").symlink_to(tmp_path / "elsewhere")
+    refuse(case, tmp_path, world, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/../../up", "/up", "", "a/.."])
+def test_names_that_lead_out(name, tmp_path):
+    with pytest.raises(InputError, match="lies outside"):
+        refuse_links(tmp_path, name)
+
+
+def test_a_link_where_a_file_is_written_aside(tmp_path):
+    """Is replaced, and what it leads to stays."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out").mkdir()
+    for name in ("a.md", "a.part.md"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "mine")
+    write_whole(tmp_path / "out" / "a.md", "text")
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "out" / "a.md").is_symlink()
 
 
 @pytest.mark.parametrize("name", LINES)

@@ -20,6 +20,8 @@ _RUN_FILES = (
     *("curves.png", "bounds.png", "samples.png"),
 )
 
+_CHECKPOINTS = ("checkpoint-*", "unfinished")
+
 
 def claim_by_mark(folder: str | Path, command: str, names: Sequence[str]) -> None:
     """[`~lrsegformer.output_folder.claim`] for a command whose folders are known by the first line of `run.yaml`."""
@@ -33,6 +35,7 @@ def claim_run(folder: str | Path, task: str, checkpoint: str | None) -> None:
     """
     goes_on = checkpoint is not None and Path(checkpoint).resolve().parent == Path(folder).resolve()
     claim(folder, _RUN_FILES, goes_on or command_of(Path(folder) / RUN_CONFIG_FILE) == COMMANDS[task])
+    claim(folder, _CHECKPOINTS, is_own=True)
 
 
 def holds_run(folder: str | Path) -> bool:
