@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.layers.conftest import VARIANTS
+
 KINDS = ["linear", "conv1x1", "conv2d"]
 # Tracing is slow, and the twin of a 1x1 convolution traces what the linear layer does: `make test-all`.
 TRACED_KINDS = ["linear", pytest.param("conv1x1", marks=pytest.mark.slow), "conv2d"]
@@ -65,6 +67,13 @@ def test_compiled_by_inductor(active):
     assert_compiled_equals_eager(active, "inductor")
 
 
+# Its options change numbers of a strategy's bound, not what is traced, but for how sigma is found.
+BOUNDS = [
+    pytest.param(each, id=name, marks=[pytest.mark.slow] * bool(each.options)) for name, each in VARIANTS.items()
+]
+
+
+@pytest.mark.parametrize("variant", BOUNDS, indirect=True)
 def test_compiled_bound_equals_eager(variant):
     layer = variant.build()
     torch.compiler.reset()
