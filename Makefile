@@ -1,4 +1,4 @@
-# make quickstart | quickstart-certified | test | test-all | bench | quality | style | clean
+# make quickstart | quickstart-certified | test | test-all | bench | study | study-runs | study-small | quality | style | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -9,12 +9,14 @@ OUTPUT ?= runs/quickstart
 CERTIFIED_OUTPUT ?= runs/quickstart-certified
 BENCHMARKS ?= docs/benchmarks.md
 BENCHMARK_THREADS ?= 2
+STUDY_STAGES ?= screening camvid tiny_imagenet digits
 # Processes that share the tests, at most four: each imports torch, and beyond that the imports weigh more than the gain.
 # `make test WORKERS=0` runs them in one process, for a debugger; PYTEST_OPTIONS="-k bounds" and the like choose some.
 WORKERS ?= logical
 PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
-.PHONY: quickstart quickstart-certified install install-test install-bench test test-all bench quality style clean
+.PHONY: quickstart quickstart-certified install install-test install-bench install-robustness
+.PHONY: test test-all bench study study-runs study-small quality style clean
 
 quickstart: install
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml scripts/finetune_seg.py \
@@ -30,6 +32,7 @@ quickstart-certified: install
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
 install-bench: $(VENV)/installed-bench
+install-robustness: $(VENV)/installed-robustness
 
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +47,11 @@ $(VENV)/installed-test: setup.cfg constraints.txt
 $(VENV)/installed-bench: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable .[bench]
+	touch $@
+
+$(VENV)/installed-robustness: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable .[robustness]
 	touch $@
 
 # gradio takes Pillow below 13, so it lies beside the environment's packages, where the demo's test finds it.
@@ -68,6 +76,29 @@ bench: install-bench
 	$(BIN)/python benchmarks/scores.py --output $(BENCHMARKS)
 	$(BIN)/python benchmarks/data_path.py --output $(BENCHMARKS)
 	$(BIN)/python benchmarks/layers.py --rounds 3 --output $(BENCHMARKS)
+
+# The tables and figures of docs/study.md from the numbers beside it.
+study: install
+	$(BIN)/python benchmarks/study/tables.py
+
+# All of the study from zero (docs/study.md says how long it takes); a run that was stopped goes on.
+study-runs: export HF_HUB_OFFLINE = 1
+study-runs: export OMP_NUM_THREADS = 1
+study-runs: install-robustness
+	$(BIN)/python benchmarks/study/split_camvid.py --output_dir runs/study/data
+	for stage in $(STUDY_STAGES); do \
+		$(BIN)/lrsegformer run --matrix recipes/study/$$stage.yaml --output_dir runs/study/$$stage --jobs 2 && \
+		$(BIN)/python benchmarks/study/collect.py --matrix_folder runs/study/$$stage --output docs/study/$$stage.json \
+		|| exit 1; done
+	$(BIN)/python benchmarks/study/tables.py
+
+# Its public part, on the built-in digits, beside the committed numbers.
+study-small: export HF_HUB_OFFLINE = 1
+study-small: export OMP_NUM_THREADS = 1
+study-small: install-robustness
+	$(BIN)/lrsegformer run --matrix recipes/study/digits.yaml --output_dir runs/study/digits --jobs 2
+	$(BIN)/python benchmarks/study/collect.py --matrix_folder runs/study/digits --output runs/study/digits.json
+	$(BIN)/python benchmarks/study/check.py --committed docs/study/digits.json --again runs/study/digits.json
 
 quality: install-test
 	$(BIN)/ruff check $(SOURCES)

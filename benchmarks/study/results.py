@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BASELINE = "baseline"
+# Baselines of other lengths, whose scores make the curve for comparisons at equal clean score.
+LENGTHS = ("baseline_half", BASELINE, "baseline_double")
 SEEN, UNSEEN = "seen", "unseen"
 CLEAN, CORRUPTED, WEAK_ATTACK, ATTACK = "clean", "corrupted", "PGD 0.5/255", "PGD 1/255"
 # The four scores that arms are selected by; the unseen drive takes no part.

@@ -14,12 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from plots import plot_frontier  # noqa: E402
 from report import markdown_table, replace_section  # noqa: E402
 from results import (  # noqa: E402
     ATTACK,
     BASELINE,
     CLEAN,
     CORRUPTED,
+    LENGTHS,
     SEEN,
     SELECTED_BY,
     UNSEEN,
@@ -33,7 +35,6 @@ from results import (  # noqa: E402
 )
 
 CLEAN_SCORES = ("mean_iou", "overall_accuracy", "recall", "precision", "f1", "matthews_correlation")
-LENGTHS = ("baseline_half", BASELINE, "baseline_double")
 Column = tuple[str, Callable[[Run], float]]
 COLUMNS: tuple[Column, ...] = (
     (CLEAN, lambda run: run.score(CLEAN)),
@@ -163,6 +164,7 @@ def main() -> None:
         ("clean", clean_table(comparison)),
     ):
         replace_section(arguments.document, name, table)
+    plot_frontier(comparison, COLUMNS[1:], arguments.results / "frontier.png")
 
 
 if __name__ == "__main__":
