@@ -31,6 +31,9 @@ WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
 JACOBIANS = ("head", "network")
 # Share of the images that a penalty on the network's Jacobian is measured on: docs/benchmarks.md.
 JACOBIAN_SHARE = 0.2
+# What adversarial training minimises: the task loss of perturbed images, or that of clean ones and the divergence.
+ADVERSARIAL_LOSSES = ("cross_entropy", "trades")
+TRADES_BETA = 6.0
 # Kinds of attention under scope certified; the classes are those of models/encoder/attention.py.
 CERTIFIED_ATTENTIONS = ("energy", "softmax")
 # Layers of the encoder that adapters go on unless others are asked for: query and value, as in Hu et al. 2021, "LoRA"

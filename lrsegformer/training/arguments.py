@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from lrsegformer.choices import (
+    ADVERSARIAL_LOSSES,
     ARCHITECTURES,
     CERTIFIED_ATTENTIONS,
     ENCODER_SCOPES,
@@ -11,6 +12,7 @@ from lrsegformer.choices import (
     PENALTIES,
     PENALTY_REDUCTIONS,
     SCOPES,
+    TRADES_BETA,
 )
 from lrsegformer.errors import InputError
 from lrsegformer.layers.registry import STRATEGIES
@@ -192,6 +194,18 @@ class TrainingDefaults:
     adversarial_eps: float = field(
         default=0.0,
         metadata={"help": "Adversarial training: linf radius of the attack in 1/255 of the pixels' range."},
+    )
+    adversarial_loss: str = field(
+        default="cross_entropy",
+        metadata={
+            "help": "Adversarial training: 'cross_entropy' (the task loss of the perturbed images in place of the "
+            "clean ones) or 'trades' (the task loss of the clean images, and how far the predictions of the perturbed "
+            "ones are from theirs; one pass more).",
+            "choices": ADVERSARIAL_LOSSES,
+        },
+    )
+    trades_beta: float = field(
+        default=TRADES_BETA, metadata={"help": "Adversarial training by 'trades': weight of that divergence."}
     )
     learning_rate: float = field(
         default=6e-5, metadata={"help": "Base learning rate (the encoder's).", "aliases": ("--lr",)}

@@ -13,7 +13,7 @@ from lrsegformer.errors import NotFiniteError
 from lrsegformer.models.saved.weights import first_not_finite
 
 # In the order of the computation: of one step the first is the cause of the others.
-PARTS = ("logits", "task loss", "Lipschitz penalty", "gradient", "new value")
+PARTS = ("logits", "task loss", "Lipschitz penalty", "consistency loss", "gradient", "new value")
 NEVER = torch.iinfo(torch.int64).max
 # Gradients that overflow float16 below this scale of the loss would do so without one.
 LEAST_LOSS_SCALE = 1.0
@@ -44,7 +44,13 @@ class FiniteChecks:
 
     @torch.no_grad()
     def see_losses(
-        self, step: int, training: bool, logits: torch.Tensor, task_loss: torch.Tensor, penalty: torch.Tensor
+        self,
+        step: int,
+        training: bool,
+        logits: torch.Tensor,
+        task_loss: torch.Tensor,
+        penalty: torch.Tensor,
+        consistency: torch.Tensor | None = None,
     ) -> None:
         """What a forward pass gave: of optimizer step `step`, or of an evaluation after it."""
         loss_is_finite = task_loss.isfinite()
@@ -53,6 +59,8 @@ class FiniteChecks:
             self.see_logits(step, training, logits)
         self._see("task loss", step, training, loss_is_finite)
         self._see("Lipschitz penalty", step, training, penalty.isfinite())
+        if consistency is not None:
+            self._see("consistency loss", step, training, consistency.isfinite())
 
     def see_logits(self, step: int, training: bool, logits: torch.Tensor) -> None:
         """The logits of a forward pass."""
@@ -156,6 +164,8 @@ class FiniteChecks:
         lambda_lip = self._arguments.lambda_lip
         of_penalty = part == "Lipschitz penalty" or (part.startswith("gradient") and lambda_lip > LARGE_WEIGHT)
         remedies = [f"lower --lambda_lip ({lambda_lip:g})"] if of_penalty else []
+        if part == "consistency loss":
+            remedies.append(f"lower --trades_beta ({self._arguments.trades_beta:g})")
         return self._error(f"{where}: the {part} {verb} not finite", remedies)
 
     def _error(self, found: str, remedies: Sequence[str] = ()) -> NotFiniteError:

@@ -50,7 +50,8 @@ class LRSegformerTrainer(
       an optimizer step, over accumulation steps and processes. Loss and gradients do not depend on how that batch is
       split.
     - A penalty on the network's Jacobian is measured on a share of the images ([`JacobianSampling`]).
-    - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost.
+    - With `adversarial_steps`, training batches are perturbed first ([`AdversarialTraining`]); the log has its cost,
+      and with `adversarial_loss="trades"` a third part of the loss, `loss_consistency`.
     - With `average_weights`, what is evaluated, saved and left in the model is an average ([`AveragedWeightsMixin`]).
     - Resuming and `load_best_model_at_end` restore every tensor or raise.
     - A push to the Hub sends model, processor, card, scores and pictures, and no name of a folder of this machine.
@@ -192,25 +193,25 @@ class LRSegformerTrainer(
         if "labels" in inputs:  # Stock models take no bytes, which masks are.
             whole = not inputs["labels"].is_floating_point()
             inputs = {**inputs, "labels": inputs["labels"].long() if whole else inputs["labels"]}
-        if self._adversary is not None and model.training:
-            inputs = self.adversarial_inputs(model, inputs)
-        outputs = self._outputs(model, inputs)
+        inputs, outputs, consistency = self.adversarial_outputs(model, inputs)
         task_loss = self.task_loss(outputs, inputs, num_items_in_batch)
         penalty = outputs.get("lipschitz_penalty")
         penalty = task_loss.new_zeros(()) if penalty is None else penalty
         if model.training:
             valid_share, sample_share = self._shares(inputs, num_items_in_batch)
+            if consistency is not None:
+                consistency = consistency * (valid_share * self.args.trades_beta)
             if self.compute_loss_func is not None:
                 valid_share = self.accelerator.num_processes  # It has divided by the items of the whole batch itself.
             task_loss, weighted = task_loss * valid_share, penalty * (sample_share * self.args.lambda_lip)
-            self._parts.add(task_loss, weighted)
+            self._parts.add(task_loss, weighted, consistency)
         else:
             weighted = penalty * self.args.lambda_lip
             if self._losses is not None and "labels" in inputs:
                 self._losses.add(task_loss, self._count(inputs["labels"])[0], weighted)
         step = self.state.global_step + model.training
-        self._finite.see_losses(step, model.training, outputs["logits"], task_loss, weighted)
-        loss = task_loss + weighted
+        self._finite.see_losses(step, model.training, outputs["logits"], task_loss, weighted, consistency)
+        loss = task_loss + weighted if consistency is None else task_loss + weighted + consistency
         return (loss, outputs) if return_outputs else loss
 
     def task_loss(
@@ -246,12 +247,15 @@ class LRSegformerTrainer(
     def _count(self, labels: torch.Tensor) -> torch.Tensor:
         """What a batch's task loss is divided by (valid pixels, weighted by class, or samples), and its samples."""
         samples = torch.tensor(labels.shape[0], dtype=torch.float64, device=labels.device)
-        config = self.accelerator.unwrap_model(self.model).config
-        weights = getattr(config, "semantic_loss_class_weights", None) if self.compute_loss_func is None else None
+        weights = self._class_weights()
         if not self._segments:
             return torch.stack([samples if weights is None else total_weight(labels, labels >= 0, weights), samples])
         valid = valid_pixels(labels, self._ignore_index)
         return torch.stack([total_weight(labels, valid, weights), samples])
+
+    def _class_weights(self) -> list[float] | None:
+        config = self.accelerator.unwrap_model(self.model).config
+        return getattr(config, "semantic_loss_class_weights", None) if self.compute_loss_func is None else None
 
     def _shares(self, inputs: dict[str, Any], totals: torch.Tensor | None) -> tuple[torch.Tensor | float, ...]:
         """This forward pass's share of the valid labels and of the samples, times the number of processes."""
@@ -285,11 +289,14 @@ class LRSegformerTrainer(
 
     def _training_parts(self) -> dict[str, float]:
         attack = {} if self._adversary is None else self._adversary.cost(max(self._parts.steps, 1))
-        task, penalty, any_void = self._parts.means(self.accelerator.gather, self.args.device)
+        task, penalty, consistency, any_void = self._parts.means(self.accelerator.gather, self.args.device)
         self._parts.reset()
         if any_void:
             logger.warning("Every label was the ignore label in at least one batch; its loss counts as 0.")
-        return {"loss_task": task, "loss_lipschitz": penalty, **attack, **self._layer_bounds()}
+        parts = {"loss_task": task, "loss_lipschitz": penalty}
+        if self._adversary is not None and self._adversary.is_consistency:
+            parts["loss_consistency"] = consistency
+        return {**parts, **attack, **self._layer_bounds()}
 
     def _layer_bounds(self) -> dict[str, float]:
         model = self.accelerator.unwrap_model(self.model)

@@ -27,6 +27,7 @@ _RANGES: dict[str, Range] = {
     "lambda_lip": NOT_NEGATIVE,
     "certified_radius": NOT_NEGATIVE,
     "jacobian_share": PART,
+    "trades_beta": NOT_NEGATIVE,
     "learning_rate": NOT_NEGATIVE,
     "head_learning_rate_multiplier": NOT_NEGATIVE,
     "constants_learning_rate": NOT_NEGATIVE,
@@ -66,7 +67,7 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     decay 0.01, 160k steps of 16 samples, linear warmup over 1500 of them, then linear decay to 0 (NVlabs/SegFormer,
     `local_configs/segformer`). What is added: `lambda_lip`, `head_learning_rate_multiplier`,
     `constants_learning_rate`, `average_weights`, `total_batch_size`, `jacobian_share`, and for adversarial training
-    `adversarial_steps` and `adversarial_eps`.
+    `adversarial_steps`, `adversarial_eps`, `adversarial_loss` and `trades_beta`.
 
     A `per_device_train_batch_size` without `total_batch_size` is accumulated no more than
     `gradient_accumulation_steps` says; the command lines give a total, that of the recipe, and accumulate to reach it.
@@ -82,7 +83,7 @@ class LRSegformerTrainingArguments(TrainingDefaults, TrainingArguments):
     def __post_init__(self):
         check_ranges(self, _RANGES)
         self._check_length()
-        check_adversarial(self.adversarial_steps, self.adversarial_eps)
+        check_adversarial(self.adversarial_steps, self.adversarial_eps, self.adversarial_loss, self.trades_beta)
         schedule = type(self).__dataclass_fields__["lr_scheduler_kwargs"].default
         if self.lr_scheduler_type != "polynomial" and self.lr_scheduler_kwargs == schedule:
             self.lr_scheduler_kwargs = None  # They are the recipe's schedule's, and no other takes them.

@@ -11,7 +11,7 @@ NEVER = ("nan", "inf", "-inf", "-1")
 FROM_ZERO = (
     *("lambda_lip", "certified_radius", "learning_rate", "head_learning_rate_multiplier", "constants_learning_rate"),
     *("weight_decay", "max_grad_norm", "label_smoothing_factor", "warmup_steps", "eval_delay", "adversarial_eps"),
-    *("adam_beta1", "adam_beta2", "colour_distortion", "average_weights"),
+    *("adam_beta1", "adam_beta2", "colour_distortion", "average_weights", "trades_beta"),
 )
 ABOVE_ZERO = (
     *("adam_epsilon", "num_train_epochs", "logging_steps", "eval_steps", "save_steps"),

@@ -20,7 +20,7 @@ from lrsegformer import LRSegformerTrainer, LRSegformerTrainingArguments
 from lrsegformer.data.dataset import collate
 from lrsegformer.models.loading import build_model
 
-# Task, strategy, scope, and steps of adversarial training.
+# Task, strategy, scope, and steps of adversarial training, negative for those with the loss of TRADES.
 CASES = (
     ("segmentation", "stable_softplus", "head", 0),
     ("segmentation", "jacobian_norm", "head", 0),
@@ -31,6 +31,7 @@ CASES = (
     ("classification", "geometric_mean", "certified", 0),
     ("segmentation", "stable_softplus", "head", 2),
     ("classification", "stable_softplus", "head", 1),
+    ("segmentation", "stable_softplus", "head", -1),
 )
 FSDP2 = Path(__file__).resolve().parents[2] / "accelerate_configs" / "fsdp2.yaml"
 TOTAL, STEPS, CLASSES, SIDE = 8, 2, 5, 32
@@ -163,7 +164,8 @@ def run(
         lr_scheduler_type="constant",
         lr_scheduler_kwargs=None,
         lambda_lip=0.3,
-        adversarial_steps=adversarial_steps,
+        adversarial_steps=abs(adversarial_steps),
+        adversarial_loss="trades" if adversarial_steps < 0 else "cross_entropy",
         adversarial_eps=ADVERSARIAL_EPS if adversarial_steps else 0.0,
         average_weights=average_weights,
         logging_steps=1,

@@ -9,7 +9,7 @@ import torch
 from tests.ranks import run_two_ranks
 
 RUNNER = Path(__file__).with_name("split_runner.py")
-# Task, strategy, scope, and steps of adversarial training.
+# Task, strategy, scope, and steps of adversarial training, negative for those with the loss of TRADES.
 CASES = (
     ("segmentation", "stable_softplus", "head", 0),
     ("segmentation", "jacobian_norm", "head", 0),
@@ -20,6 +20,7 @@ CASES = (
     ("classification", "geometric_mean", "certified", 0),
     ("segmentation", "stable_softplus", "head", 2),
     ("classification", "stable_softplus", "head", 1),
+    ("segmentation", "stable_softplus", "head", -1),
 )
 LOSSES = ("loss", "loss_task", "loss_lipschitz", "grad_norm")
 

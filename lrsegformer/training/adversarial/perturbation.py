@@ -1,4 +1,4 @@
-"""Adversarial training: projected gradient ascent on the task loss, on the batch that training is about to see."""
+"""Adversarial training: projected gradient ascent on a loss, on the batch that training is about to see."""
 
 import math
 import time
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lrsegformer.choices import ADVERSARIAL_LOSSES, TRADES_BETA
 from lrsegformer.data.processor import normalisation
 from lrsegformer.errors import InputError
 from lrsegformer.models.eval_mode import eval_mode
@@ -16,15 +17,20 @@ from lrsegformer.models.jacobian import sample_seeds
 # Wong, Rice and Kolter 2020 (arXiv 2001.03994), algorithm 3; Madry et al. 2018 (arXiv 1706.06083).
 SINGLE_STEP_LENGTH = 1.25
 SUMMED_STEP_LENGTH = 2.5
+# The divergence of two predictions is 0, and flat, at equal images. So the attack on it begins beside them, in pixels
+# of [0, 1]: Zhang et al. 2019 (arXiv 1901.08573), algorithm 1, draws normal numbers of that deviation.
+TRADES_START = 1e-3
 
 
-def check_adversarial(steps: int, eps: float) -> None:
+def check_adversarial(steps: int, eps: float, loss: str = "cross_entropy", trades_beta: float = TRADES_BETA) -> None:
     """
     Refuse options of adversarial training that contradict each other.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: negative or not a number, or one of the two set without the other.
+        [`~lrsegformer.errors.InputError`]: negative or not a number, one set without the others, or an unknown loss.
     """
+    if loss not in ADVERSARIAL_LOSSES:
+        raise InputError(f"--adversarial_loss is {loss}: give {' or '.join(ADVERSARIAL_LOSSES)}.")
     if steps < 0:
         raise InputError(f"--adversarial_steps is {steps}: give 0 (off) or a positive number of steps.")
     if not 0 <= eps < math.inf:
@@ -33,15 +39,19 @@ def check_adversarial(steps: int, eps: float) -> None:
         raise InputError(f"--adversarial_eps is {eps} but --adversarial_steps is 0: give both, or neither.")
     if steps > 0 and eps == 0:
         raise InputError(f"--adversarial_steps is {steps} but --adversarial_eps is 0: give both, or neither.")
+    if loss == "trades" and steps == 0:
+        raise InputError("--adversarial_loss trades needs an attack: give --adversarial_steps and --adversarial_eps.")
+    if loss != "trades" and trades_beta != TRADES_BETA:
+        raise InputError(f"--trades_beta is {trades_beta} but --adversarial_loss is {loss}: give trades, or no beta.")
 
 
 class AdversarialTraining:
     """
     The perturbation of training batches within an linf ball, and what it costs.
 
-    Random start in the ball, then `steps` steps along the sign of the gradient of the task loss, each projected to the
-    ball and to the pixels' range: one step of 1.25 eps (Wong, Rice and Kolter 2020, algorithm 3), or several of 2.5
-    eps / steps (Madry et al. 2018). The radius is in pixels of [0, 1], whatever the normalisation.
+    Random start in the ball, then `steps` steps along the sign of the gradient of a loss, each projected to the ball
+    and to the pixels' range: one step of 1.25 eps (Wong, Rice and Kolter 2020, algorithm 3), or several of 2.5 eps /
+    steps (Madry et al. 2018). The radius is in pixels of [0, 1], whatever the normalisation.
 
     The model attacked is the one that is deployed: eval mode, so that no dropout is drawn and no running statistic
     moves. No gradient of a parameter is formed. The random start of a sample depends on its own pixels and the step of
@@ -49,16 +59,21 @@ class AdversarialTraining:
     result does not depend on how a batch is split. torch's random state is left as it was.
 
     Args:
-        steps (`int`): positive; each costs a forward and a backward pass.
+        steps (`int`): positive; each costs a forward and a backward pass (`"trades"`: another forward pass for all).
         eps (`float`): radius in 1/255.
         mean, std (`Sequence[float]`): what the images were normalised with, a number a channel, on a scale of 0 to 1.
+        loss (`str`, *optional*, defaults to `"cross_entropy"`): with `"trades"` the start lies within 0.001.
     """
 
-    def __init__(self, steps: int, eps: float, mean: Sequence[float], std: Sequence[float]):
-        check_adversarial(steps, eps)
+    def __init__(
+        self, steps: int, eps: float, mean: Sequence[float], std: Sequence[float], loss: str = "cross_entropy"
+    ):
+        check_adversarial(steps, eps, loss)
+        self.is_consistency = loss == "trades"
         self.steps = steps
         self.radius = eps / 255
         self.step_length = self.radius * (SINGLE_STEP_LENGTH if steps == 1 else SUMMED_STEP_LENGTH / steps)
+        self.start = min(self.radius, TRADES_START) if self.is_consistency else self.radius
         self.mean, self.std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
         self._passes, self._seconds = 0, 0.0
 
@@ -89,7 +104,7 @@ class AdversarialTraining:
         clean = pixel_values.detach()
         lower, upper = self._bounds(clean)
         step = (self.step_length / self.std).to(clean)
-        start = (self.radius / self.std).to(clean) * uniform_noise(clean, training_step)
+        start = (self.start / self.std).to(clean) * uniform_noise(clean, training_step)
         images = torch.minimum(torch.maximum(clean + start, lower), upper)
         with eval_mode(model), torch.enable_grad():
             for _ in range(self.steps):
