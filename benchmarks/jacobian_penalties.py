@@ -6,7 +6,7 @@ Ways to train a robust network, at equal time: penalties on its Jacobian, advers
 
 Each way fine-tunes the same model by itself until its seconds of the processor are used up; the ways take turns step
 by step, on the same batches. Then held-out images say how steep each has become, and how it holds. Writes the section
-`robust-training`.
+`robust-training-time`, or with `--steps` in place of `--seconds` `robust-training-steps`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from lrsegformer.training.adversarial.perturbation import AdversarialTraining
 BATCH, SHARE, EVERY, EPS, BETA = 15, 0.2, 5, 1.0, 6.0
 HEADER = ["way", "time of a step / plain", "steps", "accuracy", "PGD-10 at 1/255", "slope, mean (estimate)"]
 EXPLANATION = """
-Classification of {images} held-out images of {data} after {seconds:g} s of one core each, {batch} images a step, AdamW
+Classification of {images} held-out images of {data} after {spent} each, {batch} images a step, AdamW
 at 1e-4; penalties weigh {weight:g}, beta is 6, one adversarial step at 1/255. The slope is the steepest that a power
 iteration of 10 slopes finds around an image, l2, from pixels in [0, 1] to logits: an estimate from below. One seed
 ({seed}).
@@ -128,11 +128,15 @@ class Run:
         self.seconds.append(time.process_time() - start)
 
 
-def train(runs: dict[str, Run], loader: DataLoader, budget: float) -> None:
-    """Each its budget, in turns; every way sees the batches in the same order."""
+def train(runs: dict[str, Run], loader: DataLoader, seconds: float, steps: int | None) -> None:
+    """Each its seconds, or its steps, in turns; every way sees the batches in the same order."""
     while True:
         for batch in loader:
-            left = [run for run in runs.values() if sum(run.seconds) < budget]
+            left = [
+                run
+                for run in runs.values()
+                if (sum(run.seconds) < seconds if steps is None else len(run.seconds) < steps)
+            ]
             if not left:
                 return
             for run in left:
@@ -163,6 +167,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="digits", help="as the command lines take it")
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60, help="of the processor, for each way")
+    parser.add_argument("--steps", type=int, help="for each way, in place of the seconds")
+    parser.add_argument("--only", nargs="+", choices=ways(0.0), help="of the ways, beside plain")
     parser.add_argument("--weight", type=float, default=0.01, help="of the penalties")
     parser.add_argument("--max_eval_samples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -179,9 +185,13 @@ def main() -> None:
         model = build_model("classification", "tiny", **names)
     else:
         model = load_model("classification", arguments.model_name_or_path, **names)
-    runs = {name: Run(model, loss) for name, loss in ways(arguments.weight).items()}
+
+    def chosen(name: str) -> bool:
+        return arguments.only is None or name in ("plain", *arguments.only)
+
+    runs = {name: Run(model, loss) for name, loss in ways(arguments.weight).items() if chosen(name)}
     loader = DataLoader(splits.train, BATCH, shuffle=True, drop_last=True, collate_fn=collate)
-    train(runs, loader, arguments.seconds)
+    train(runs, loader, arguments.seconds, arguments.steps)
     held_out = DataLoader(splits.validation, 25, collate_fn=collate)
     rows = []
     for name, run in runs.items():
@@ -192,10 +202,15 @@ def main() -> None:
         rows.append([name, f"{ratio:.2f}", str(len(run.seconds)), *(significant(value) for value in of_run)])
         print(rows[-1], flush=True)
     text = EXPLANATION.strip().format(
-        images=len(splits.validation), data=Path(arguments.dataset).name, batch=BATCH, **vars(arguments)
+        spent=f"{arguments.steps} steps" if arguments.steps else f"{arguments.seconds:g} s of one core",
+        images=len(splits.validation),
+        data=Path(arguments.dataset).name,
+        batch=BATCH,
+        **vars(arguments),
     )
-    parts = ["## Robust training at equal time", run_header(["torch", "transformers"]), text]
-    publish("\n\n".join([*parts, markdown_table(HEADER, rows)]), arguments.output, "robust-training")
+    unit = "time" if arguments.steps is None else "steps"
+    parts = [f"## Robust training at equal {unit}", run_header(["torch", "transformers"]), text]
+    publish("\n\n".join([*parts, markdown_table(HEADER, rows)]), arguments.output, f"robust-training-{unit}")
 
 
 if __name__ == "__main__":

@@ -116,8 +116,6 @@ def start(task: str, strategy: str, scope: str) -> torch.nn.Module:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    if model.penalizes_network_jacobian():
-        model.double()  # Its differences divide rounding by their step.
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
@@ -151,6 +149,9 @@ def run(
 ) -> dict:
     """Losses, gradients, scores and, where they are averaged, weights of a run."""
     gradients, model = Gradients(), start(task, strategy, scope)
+    if model.penalizes_network_jacobian() or adversarial_steps < 0:
+        # Rounding is divided by the step of the one's differences; beside an image the other's signs are signs of it.
+        model.double()
     arguments = LRSegformerTrainingArguments(
         output_dir=folder,
         use_cpu=True,
