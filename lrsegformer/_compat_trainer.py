@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import nn
 
 from lrsegformer._compat import load_checkpoint_strictly
 from lrsegformer.errors import InputError
 from lrsegformer.writing import disk_failure, put_in_place, remove_folder, write_whole
-
-if TYPE_CHECKING:
-    import torch
 
 ARGUMENTS_FILE = "training_args.bin"
 
@@ -86,6 +84,8 @@ class ShardedTrainingMixin:
     - `fully_shard` of torch 2.13 refuses parameters without dimensions, as the learned constants are (it asks for a
       shape of 1, which files of such models do not have). They stay whole on each process, and their gradients are
       averaged here.
+    - `fully_shard` leaves buffers to each process, whose running statistics then are of its own batches alone; DDP
+      shares them before each forward pass of training. Neither does before an evaluation.
     - What a sharded model is asked, every process has to ask; one process scores, saves and draws by a whole copy.
     """
 
@@ -101,14 +101,30 @@ class ShardedTrainingMixin:
             self.accelerator.state.fsdp_plugin.ignored_modules = [self._scalars]
         return super()._wrap_model(model, *args, **kwargs)
 
-    def training_step(self, *args, **kwargs) -> "torch.Tensor":
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Forward and backward pass of a batch; see [`~transformers.Trainer.training_step`]."""
+        if self.is_fsdp_enabled:
+            self.share_buffers()
         loss = super().training_step(*args, **kwargs)
         if self._scalars and self.accelerator.sync_gradients:
             for each in self._scalars:
                 if each.grad is not None:
                     each.grad = self.accelerator.reduce(each.grad, reduction="mean")
         return loss
+
+    @torch.no_grad()
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first one, which are those that are saved."""
+        if self.accelerator.num_processes == 1 or not torch.distributed.is_initialized():
+            return
+        kinds: dict[torch.dtype, list[torch.Tensor]] = {}
+        for each in self.accelerator.unwrap_model(self.model).buffers():
+            kinds.setdefault(each.dtype, []).append(each)
+        for alike in kinds.values():
+            flat = torch.cat([each.reshape(-1) for each in alike]).to(self.args.device)
+            torch.distributed.broadcast(flat, 0)
+            for each, values in zip(alike, flat.split([each.numel() for each in alike]), strict=True):
+                each.copy_(values.view_as(each))
 
     def make_whole(self) -> None:
         """Of a model that FSDP2 has sharded, put a whole copy on each process in its place; training is over then."""

@@ -328,6 +328,7 @@ class LRSegformerTrainer(
         return self.evaluate()
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        self.share_buffers()
         if self._scores is not None:
             self._scores.reset()
         self._losses = losses = RunningLoss(self.accelerator)

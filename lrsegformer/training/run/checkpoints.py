@@ -25,6 +25,8 @@ logger = logging.get_logger(__name__)
 STATE_FILE = "trainer_state.json"
 # What torch.save wrote of a run on whole models; FSDP and DeepSpeed have folders of their own instead of the first.
 _OPTIMIZER_FILE, _SCHEDULER_FILE = "optimizer.pt", "scheduler.pt"
+# What accelerate's names of FSDP's weights and optimizer states begin with: files, or folders of a file a process.
+_SHARDED = ("pytorch_model_fsdp", "optimizer")
 # What of a model decides whether tensors and constants saved by one run mean the same to another.
 _COMPARED = {
     "lipschitz_strategy": "the strategy",
@@ -117,12 +119,11 @@ def fault_of_checkpoint(folder: Path) -> str | None:
     if not isinstance(step, int):
         return f"has a {STATE_FILE} that cannot be read"
     if not (folder / "latest").is_file():  # DeepSpeed's mark; its own files are its own to judge.
-        if not any(folder.glob("pytorch_model_fsdp*")) and (fault := fault_of_weights(folder)):
-            return fault
-        if not any(path.is_dir() or path.suffix == ".bin" for path in folder.glob("optimizer*")):
-            if fault := _fault_of_archive(folder / _OPTIMIZER_FILE):
-                return fault
-        if fault := _fault_of_archive(folder / _SCHEDULER_FILE):
+        sharded = any(path.name != _OPTIMIZER_FILE for stem in _SHARDED for path in folder.glob(f"{stem}*"))
+        faults = [_fault_of_sharded(folder, stem) for stem in _SHARDED] if sharded else []
+        faults += [] if sharded else [fault_of_weights(folder), _fault_of_archive(folder / _OPTIMIZER_FILE)]
+        faults += [_fault_of_archive(folder / _SCHEDULER_FILE)]
+        if fault := next(filter(None, faults), None):
             return fault
     if (folder / RAW_WEIGHTS_FILE).exists() and (fault := fault_of_safetensors(folder / RAW_WEIGHTS_FILE)):
         return fault
@@ -215,6 +216,20 @@ def _fault_of_archive(file: Path) -> str | None:
     except (OSError, zipfile.BadZipFile):
         whole = False
     return None if whole else f"has a {file.name} that is cut short"
+
+
+def _fault_of_sharded(folder: Path, stem: str) -> str | None:
+    """
+    What is wrong with what FSDP has saved under a name: one file or one a process, of torch.save, or a folder, whose
+    table of contents is written last.
+    """
+    parts = [path for path in folder.glob(f"{stem}*") if path.is_dir()]
+    for part in parts:
+        files = [part / ".metadata", *part.glob("*.distcp")]
+        if len(files) == 1 or not all(file.is_file() and file.stat().st_size for file in files):
+            return f"has a {part.name} that is cut short"
+    files = sorted(folder.glob(f"{stem}*.bin")) or ([] if parts else [folder / f"{stem}.bin"])
+    return next((fault for file in files if (fault := _fault_of_archive(file))), None)
 
 
 def _world_size(folder: Path) -> int:

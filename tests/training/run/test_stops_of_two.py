@@ -14,7 +14,7 @@ from tests.ranks import run_two_ranks
 from tests.training.run.small_runs import RUN, assert_equal_runs
 
 ROOT = Path(__file__).resolve().parents[3]
-WORDS = [*RUN, "--strategy", "orthogonal", "--save_total_limit", "9"]
+WORDS = [*RUN, "--strategy", "stable_softplus", "--save_total_limit", "9"]
 # Its first argument says which process gets or passes on a signal, in which function, at which of its calls.
 PROGRAM = """
 import os, signal, sys
@@ -26,7 +26,7 @@ rank, function, call, number, whom = sys.argv.pop(1).split(",")
 if os.environ["RANK"] == rank:
     process = os.getppid() if whom == "launcher" else os.getpid()
     act_at(Moment((LRSegformerTrainer, function), int(call), lambda: os.kill(process, int(number))))
-main("classification")
+main("segmentation")
 """
 NEVER = "none,log,0,0,none"
 
