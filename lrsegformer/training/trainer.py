@@ -26,7 +26,7 @@ from lrsegformer.training.loss_parts import LossParts
 from lrsegformer.training.optimizer import recipe_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.run.continuation import Continuation, checkpoint_of
-from lrsegformer.training.scoring import RunningLoss, RunningScores, padded_rows
+from lrsegformer.training.scoring import RunningLoss, RunningScores, SharedStatisticsMixin, padded_rows
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -35,6 +35,7 @@ logger = logging.get_logger(__name__)
 class LRSegformerTrainer(
     AdversarialBatchesMixin,
     AveragedWeightsMixin,
+    SharedStatisticsMixin,
     RunUploadMixin,
     ShardedTrainingMixin,
     StrictCheckpointMixin,
