@@ -16,6 +16,10 @@ _MODEL_TYPES = ("lrsegformer", "segformer")
 # One entry a stage, each a whole number of at least 1.
 _OF_STAGES = ("depths", "hidden_sizes", "num_attention_heads", "sr_ratios", "patch_sizes", "strides", "mlp_ratios")
 _STAGES = 4
+_NUMBERS = (
+    *("layer_norm_eps", "initializer_range", "drop_path_rate"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),
+)
 _COUNTS = ("num_channels", "num_encoder_blocks", "decoder_hidden_size", "num_labels")
 
 
@@ -66,6 +70,9 @@ def _fault_of_config(folder: Path) -> str | None:
             continue
         if not isinstance(values, list) or len(values) != stages or not all(map(_is_count, values)):
             return f"has a {CONFIG_FILE} whose {field} are {values!r}, not {stages} whole numbers of at least 1"
+    for field in _NUMBERS:
+        if config.get(field) is not None and not _is_above(config[field], -math.inf):
+            return f"has a {CONFIG_FILE} whose {field} is {config[field]!r}, no finite number"
     id2label = config.get("id2label")
     if id2label is not None and not (isinstance(id2label, dict) and all(str(key).isdecimal() for key in id2label)):
         return f"has a {CONFIG_FILE} whose id2label is no object from class indices to names"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -154,10 +155,13 @@ def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImag
     """
     try:
         processor = load_processor(checkpoint.name)
-    except (OSError, ValueError) as error:
+        # What its file says is checked by using it: on a blank image, before data are opened.
+        processor(images=Image.new("RGB", (48, 40)), return_tensors="pt")
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{checkpoint.said} has no preprocessor_config.json that says how images become inputs: give "
-            f"the folder of a finished run ({str(error).splitlines()[0]})"
+            f"the folder of a finished run ({reason})"
         ) from None
     if eval_size is None:
         return processor
@@ -215,12 +219,16 @@ def _reach(name: str, option: str, load: Any) -> Any:
         return load()
     except InputError:
         raise
-    except (RepositoryNotFoundError, HFValidationError, SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except (
+        Exception
+    ) as error:  # What a file of a model says goes through three libraries, which check it as they like.
         if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
             raise InputError(
                 f"{option} {name} is gated: accept its terms on https://huggingface.co/{name} and run `hf auth login`"
             ) from None
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        known = RepositoryNotFoundError, HFValidationError, SafetensorError, OSError, RuntimeError, ValueError
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        reason = reason if reason and isinstance(error, known) else f"{type(error).__name__} {reason}".strip()
         raise InputError(
             f"{option} {name} cannot be loaded ({reason}): give the folder of a run, or a Hub id where there is a "
             "network"
