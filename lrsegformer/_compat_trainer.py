@@ -135,7 +135,7 @@ class ShardedTrainingMixin:
         state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True))
         original = type(self.model).__mro__[2]  # FSDP2 makes a class of FSDPModule and the model's own.
         whole = original(self.model.config)
-        whole.load_state_dict(state, strict=True)
+        whole.load_state_dict(state, strict=True, assign=True)  # in the precision that they were trained in
         self.model = self.model_wrapped = whole.to(self.args.device)
 
 

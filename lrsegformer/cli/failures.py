@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,8 +93,27 @@ def tell_progress() -> bool:
         `bool`: whether this is the first process.
     """
     log_plainly()
-    logging.getLogger("lrsegformer").setLevel(logging.INFO if _is_first() else logging.ERROR)
-    return _is_first()
+    logging.getLogger("lrsegformer").setLevel(logging.INFO)
+    return leave_telling_to_the_first()
+
+
+def leave_telling_to_the_first() -> bool:
+    """
+    Silence what every process would tell alike in all but the first one: progress and warnings, those of libraries
+    too. Errors are for all to say.
+
+    Returns:
+        `bool`: whether this is the first process.
+    """
+    if _is_first():
+        return True
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    logging.getLogger("lrsegformer").setLevel(logging.ERROR)
+    set_verbosity_error()
+    disable_progress_bar()
+    warnings.simplefilter("ignore")
+    return False
 
 
 def _run_or_fail(run: Callable[[], None], remedies: Remedies) -> None:

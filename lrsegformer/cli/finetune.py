@@ -1,6 +1,5 @@
 """`lrsegformer finetune-seg` and `finetune-cls`: the options of a fine-tuning run, and the run."""
 
-import logging
 import os
 import re
 import shlex
@@ -8,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from transformers.utils.logging import set_verbosity_error
-
-from lrsegformer.cli.failures import Remedies, run_or_explain
+from lrsegformer.choices import NO_STRATEGY
+from lrsegformer.cli.failures import Remedies, leave_telling_to_the_first, run_or_explain
 from lrsegformer.cli.parser import OneLineParser, Parsed, program
 from lrsegformer.data.arguments import DataArguments
 from lrsegformer.errors import InputError, Stopped
@@ -43,10 +41,7 @@ def main(task: str, argv: list[str] | None = None) -> None:
 
 def finetune_command(task: str, argv: Sequence[str], **defaults: Any) -> None:
     """Parse `argv` and run; the command line of the run, for its model card, is that of this process."""
-    if os.environ.get("RANK", "0") != "0":
-        # What the other processes warn of, the first one says as well.
-        logging.getLogger("lrsegformer").setLevel(logging.ERROR)
-        set_verbosity_error()
+    leave_telling_to_the_first()
     arguments = parse_arguments(task, argv, **defaults)
     from lrsegformer.training.run.finetune import finetune
 
@@ -126,6 +121,7 @@ def parse_arguments(task: str, argv: Sequence[str], **defaults: Any) -> tuple[Mo
     if any(option in ("-h", "--help") for option in argv):
         build_parser(task).parse_args(["--help"])
     from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+    from lrsegformer.zero import check_zero
 
     parser = build_parser(task, training_class=LRSegformerTrainingArguments)
     parser.set_defaults(**defaults)
@@ -134,6 +130,8 @@ def parse_arguments(task: str, argv: Sequence[str], **defaults: Any) -> tuple[Mo
     parsed = parser.parse_with_config(argv)
     fill_in(task, parsed.values, parsed.in_file | parsed.on_line)
     _settle_exclusive_options(parsed)
+    strategy = parsed.values["strategy"]
+    check_zero(parsed.values["deepspeed"], None if strategy == NO_STRATEGY else strategy)
     try:
         return parser.build(parsed.values)
     except InputError:

@@ -267,6 +267,10 @@ class TrainingDefaults:
         default=50,
         metadata={"help": "Steps between log lines, or their share of the run; a tenth of one of below 500 steps."},
     )
+    log_level_replica: str = field(
+        default="error",
+        metadata={"help": "What other processes than the first may say: what they warn of, it says as well."},
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide NaN losses from the log, at the cost of a device sync a step."}
     )

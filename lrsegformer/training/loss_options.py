@@ -1,10 +1,27 @@
-"""What the Trainer asks of a model's own loss: smoothed targets, and the lead that a certificate takes."""
+"""What the Trainer asks of a model and its own loss: smoothed targets, and the lead that a certificate takes."""
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from lrsegformer.choices import CERTIFIED_RADIUS
 from lrsegformer.errors import InputError
+from lrsegformer.models.task import task_of
+from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
+from lrsegformer.zero import refuse_sharded_weights
+
+
+def settle_model(model: PreTrainedModel, arguments: LRSegformerTrainingArguments) -> None:
+    """
+    Bring a model into the state that the arguments ask for, before it is trained.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: where they ask for what the model does not have or cannot be trained under.
+    """
+    zero_stage = getattr(arguments.deepspeed_plugin, "zero_stage", None)
+    refuse_sharded_weights(zero_stage, getattr(model.config, "lipschitz_strategy", None))
+    train_for_certificates(model, arguments.certified_radius)
+    if task_of(model) == "segmentation":
+        smooth_in_the_loss(model, arguments.label_smoothing_factor)
 
 
 def smooth_in_the_loss(model: PreTrainedModel, share: float) -> None:

@@ -17,9 +17,9 @@ class LossParts:
 
     def reset(self) -> None:
         """Begin anew."""
-        self._task = torch.zeros(())
-        self._penalty = torch.zeros(())
-        self._consistency = torch.zeros(())
+        self._task = torch.zeros((), dtype=torch.float64)
+        self._penalty = torch.zeros((), dtype=torch.float64)
+        self._consistency = torch.zeros((), dtype=torch.float64)
         self._void_batches = torch.zeros((), dtype=torch.int64)
         self.steps = 0
 
@@ -38,8 +38,8 @@ class LossParts:
         self, gather: Callable[[torch.Tensor], torch.Tensor], device: torch.device
     ) -> tuple[float, float, float, bool]:
         """Of a step in the mean, over all processes: the three parts, and whether a batch had no label that counts."""
-        sums = (self._task, self._penalty, self._consistency, self._void_batches.float())
-        *parts, void = gather(torch.stack([each.to(device) for each in sums])[None]).float().mean(dim=0).tolist()
+        sums = (self._task, self._penalty, self._consistency, self._void_batches.double())
+        *parts, void = gather(torch.stack([each.to(device) for each in sums])[None]).mean(dim=0).tolist()
         task, penalty, consistency = (part / max(self.steps, 1) for part in parts)
         return task, penalty, consistency, void > 0
 
@@ -55,7 +55,8 @@ class LossParts:
 
     def load(self, state: dict[str, float]) -> None:
         """Go on from a [`state`]."""
-        self._task, self._penalty = torch.tensor(state["task"]), torch.tensor(state["penalty"])
-        self._consistency = torch.tensor(state.get("consistency", 0.0))  # Checkpoints from before have none.
+        self._task, self._penalty = (torch.tensor(state[name], dtype=torch.float64) for name in ("task", "penalty"))
+        # Checkpoints from before have no consistency.
+        self._consistency = torch.tensor(state.get("consistency", 0.0), dtype=torch.float64)
         self._void_batches = torch.tensor(state["void_batches"])
         self.steps = state["steps"]

@@ -21,7 +21,7 @@ from lrsegformer.training.averaging import AveragedWeightsMixin
 from lrsegformer.training.data_workers import settle_workers
 from lrsegformer.training.finite import FiniteChecks, FiniteWeights
 from lrsegformer.training.jacobian_sampling import jacobian_sampling
-from lrsegformer.training.loss_options import smooth_in_the_loss, train_for_certificates
+from lrsegformer.training.loss_options import settle_model
 from lrsegformer.training.loss_parts import LossParts
 from lrsegformer.training.optimizer import recipe_groups
 from lrsegformer.training.progress import EpochOfData
@@ -70,7 +70,8 @@ class LRSegformerTrainer(
 
     Raises:
         [`~lrsegformer.errors.InputError`]: for any other model; for `label_smoothing_factor` with a stock model for
-            segmentation; for adversarial training of a sharded model, or of images whose normalisation is not known.
+            segmentation; for a constrained model under ZeRO stage 3; for adversarial training of a sharded model, or
+            of images whose normalisation is not known.
     """
 
     # compute_loss normalises over the whole accumulated batch.
@@ -95,9 +96,8 @@ class LRSegformerTrainer(
         # A stock model takes **kwargs, which the Trainer reads as "normalises its loss itself" (transformers#47688).
         self.model_accepts_loss_kwargs = False
         self._segments = task_of(self.model) == "segmentation"
-        train_for_certificates(self.accelerator.unwrap_model(self.model), args.certified_radius)
+        settle_model(self.accelerator.unwrap_model(self.model), args)
         if self._segments:
-            smooth_in_the_loss(self.accelerator.unwrap_model(self.model), args.label_smoothing_factor)
             self.label_smoother = None
         elif self.label_smoother is not None and getattr(self.model.config, "semantic_loss_class_weights", None):
             raise InputError(
@@ -139,9 +139,7 @@ class LRSegformerTrainer(
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         """A fresh model for a run, or for a trial of a search; see [`~transformers.Trainer.call_model_init`]."""
         model = super().call_model_init(trial)
-        if task_of(model) == "segmentation":
-            smooth_in_the_loss(model, self.args.label_smoothing_factor)
-        train_for_certificates(model, self.args.certified_radius)
+        settle_model(model, self.args)
         return model
 
     def get_train_dataloader(self) -> DataLoader:

@@ -177,7 +177,7 @@ def space_of_masks(
     Raises:
         InputError: fewer than two classes are found, or more than 1000 (the masks then hold something else).
     """
-    from tqdm.auto import tqdm
+    from transformers.utils.logging import tqdm  # which other processes than the first have switched off
 
     places = [(source, index) for source in sources for index in range(len(source))]
     values: set[int] = set()
