@@ -112,6 +112,11 @@ class ShardedTrainingMixin:
                     each.grad = self.accelerator.reduce(each.grad, reduction="mean")
         return loss
 
+    def evaluation_loop(self, *args, **kwargs) -> Any:
+        """Evaluate or predict; see [`~transformers.Trainer.evaluation_loop`]."""
+        self.share_buffers()  # Those that are in the model now, which may be averages.
+        return super().evaluation_loop(*args, **kwargs)
+
     @torch.no_grad()
     def share_buffers(self) -> None:
         """Give all processes the buffers of the first one, which are those that are saved."""

@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, recursively_apply
-from torch import nn
+from accelerate.utils import recursively_apply
 from transformers import EvalPrediction
 
 from lrsegformer.evaluation.prediction import largest_class, predict_classes
@@ -129,31 +128,3 @@ def padded_rows(outputs: Any, rows: int) -> Any:
         return torch.cat([tensor, tensor[-1:].expand(rows - len(tensor), *tensor.shape[1:])])
 
     return recursively_apply(pad, outputs)
-
-
-def share_buffers(model: nn.Module, processes: int) -> None:
-    """
-    Give every process the buffers of process 0, which are those that are saved.
-
-    Args:
-        model (`nn.Module`): the same on all processes, whole or with sharded parameters.
-        processes (`int`): how many there are; nothing is sent for one.
-    """
-    if processes > 1:
-        for _, buffer in sorted(model.named_buffers()):
-            broadcast(buffer, from_process=0)
-
-
-class SharedStatisticsMixin:
-    """
-    For [`~transformers.Trainer`] subclasses whose models normalise batches.
-
-    DistributedDataParallel sends process 0's buffers around before each forward pass in training. After the last one
-    each process has mixed a batch of its own into them, and evaluation, which takes the model without that wrapper,
-    would score every share of the images by other statistics than the saved ones.
-    """
-
-    def evaluation_loop(self, *args, **kwargs) -> Any:
-        """Evaluate or predict; see [`~transformers.Trainer.evaluation_loop`]."""
-        share_buffers(self.accelerator.unwrap_model(self.model), self.args.world_size)
-        return super().evaluation_loop(*args, **kwargs)

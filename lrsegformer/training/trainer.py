@@ -26,7 +26,7 @@ from lrsegformer.training.loss_parts import LossParts
 from lrsegformer.training.optimizer import recipe_groups
 from lrsegformer.training.progress import EpochOfData
 from lrsegformer.training.run.continuation import Continuation, checkpoint_of
-from lrsegformer.training.scoring import RunningLoss, RunningScores, SharedStatisticsMixin, padded_rows
+from lrsegformer.training.scoring import RunningLoss, RunningScores, padded_rows
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -35,7 +35,6 @@ logger = logging.get_logger(__name__)
 class LRSegformerTrainer(
     AdversarialBatchesMixin,
     AveragedWeightsMixin,
-    SharedStatisticsMixin,
     RunUploadMixin,
     ShardedTrainingMixin,
     StrictCheckpointMixin,
@@ -327,7 +326,6 @@ class LRSegformerTrainer(
         return self.evaluate()
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        self.share_buffers()
         if self._scores is not None:
             self._scores.reset()
         self._losses = losses = RunningLoss(self.accelerator)
