@@ -103,6 +103,7 @@ study-small: install-robustness
 quality: install-test
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	.ci/audit $(BIN)/python $(PIP_INSTALL_OPTIONS)
 
 style: install-test
 	$(BIN)/ruff check --fix $(SOURCES)
