@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of the processor, for each way")
     parser.add_argument("--steps", type=int, help="for each way, in place of the seconds")
     parser.add_argument("--only", nargs="+", choices=ways(0.0), help="of the ways, beside plain")
-    parser.add_argument("--weight", type=float, default=0.01, help="of the penalties")
+    parser.add_argument("--weight", type=float, default=1.0, help="of the penalties")
     parser.add_argument("--max_eval_samples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="Markdown file whose section is replaced")

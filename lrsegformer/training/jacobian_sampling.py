@@ -68,7 +68,7 @@ class JacobianSampling:
 
 
 def jacobian_sampling(
-    model: nn.Module, share: float | None, gather: Callable[[torch.Tensor, int], torch.Tensor]
+    model: nn.Module, share: float | None, gather: Callable[[torch.Tensor, int], torch.Tensor], sharded: bool = False
 ) -> JacobianSampling | None:
     """
     The sampling for a model that penalises its network's Jacobian; `None` for any other.
@@ -77,12 +77,19 @@ def jacobian_sampling(
         model: any model.
         share (`float`, *optional*): of the images; `None` for the default.
         gather: as [`JacobianSampling`] takes it.
+        sharded (`bool`, *optional*): whether the processes share the parameters, and so each forward pass.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: a share for a model with another penalty.
+        [`~lrsegformer.errors.InputError`]: a share for a model with another penalty, or a sharded model with this one:
+            a process without a drawn image would leave the others waiting.
     """
     penalizes = getattr(model, "penalizes_network_jacobian", None)
     if penalizes is not None and penalizes():
+        if sharded:
+            raise InputError(
+                "The penalty on the network's Jacobian needs a whole model on each device: leave out FSDP and "
+                "DeepSpeed, or penalise the head's, the default of --strategy jacobian_norm."
+            )
         return JacobianSampling(JACOBIAN_SHARE if share is None else share, gather)
     if share is not None:
         raise InputError(

@@ -103,9 +103,9 @@ class LRSegformerTrainer(
                 "--class_weights with --label_smoothing_factor: classification has one of them, leave the other out."
             )
         self._adversary = self._adversarial_training()
-        self._jacobian_sampling = jacobian_sampling(
-            self.accelerator.unwrap_model(self.model), args.jacobian_share, self._gathered
-        )
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        self._jacobian_sampling = jacobian_sampling(unwrapped, args.jacobian_share, self._gathered, sharded)
         self._scoring = False
         self._ignore_index = getattr(self.model.config, "semantic_loss_ignore_index", 255)
         self._finite = FiniteChecks(args, at_once=args.device.type == "cpu")

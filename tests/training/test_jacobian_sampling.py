@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lrsegformer.errors import InputError
-from lrsegformer.training.jacobian_sampling import JacobianSampling
+from lrsegformer.training.jacobian_sampling import JacobianSampling, jacobian_sampling
 
 NETWORK = {"jacobian": "network"}
 CPU = torch.device("cpu")
@@ -122,3 +122,11 @@ def test_a_continued_run_draws_the_same(make_trainer, make_model, tmp_path):
     assert logs[0] == logs[1] and len({penalty for _, penalty in logs[0]}) == 4
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(continued.model.state_dict()[name], tensor), name
+
+
+def test_sharded_models_are_refused(make_model):
+    """A process whose images are not drawn has no forward pass, which the others would wait for."""
+    model = make_model("segmentation", "jacobian_norm", lipschitz_options=NETWORK)
+    with pytest.raises(InputError, match="needs a whole model on each device"):
+        jacobian_sampling(model, None, alone, sharded=True)
+    assert jacobian_sampling(make_model(), None, alone, sharded=True) is None
