@@ -16,7 +16,7 @@ from lrsegformer.models.certified.report import REPORTED_SIZE
 from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
 from lrsegformer.models.encoder.attention_estimate import attention_estimate
 from lrsegformer.models.encoder.constrained import encoder_layers, encoder_penalty_factors
-from lrsegformer.models.eval_mode import eval_mode
+from lrsegformer.models.eval_mode import copied_statistics, eval_mode
 from lrsegformer.models.jacobian import difference_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
 
@@ -92,7 +92,7 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
 
     def _eval_mode_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits without dropout and with the running statistics."""
-        with eval_mode(self):
+        with eval_mode(self), copied_statistics(self):
             # The class's own: accelerate puts autocast around that of the instance.
             return type(self).forward(self, pixel_values=pixel_values, return_dict=True).logits
 

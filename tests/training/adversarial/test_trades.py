@@ -122,3 +122,31 @@ def test_nothing_of_it_without_the_option(make_trainer):
     trainer = make_trainer(adversarial_steps=1, adversarial_eps=4.0)
     trainer.train()
     assert not any("loss_consistency" in log for log in trainer.state.log_history)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        (None, {}),
+        ("orthogonal", {}),
+        ("jacobian_norm", {}),
+        ("jacobian_norm", {"lipschitz_options": {"jacobian": "network"}}),
+        ("geometric_mean", {"lipschitz_scope": "network"}),
+        ("geometric_mean", {"lipschitz_scope": "certified"}),
+    ],
+    ids=str,
+)
+def test_it_goes_with_every_penalty(make_trainer, make_model, task, strategy, options):
+    """Statistics move between the passes, and what was computed with them is differentiated afterwards."""
+    trainer = make_trainer(task, model=make_model(task, strategy, **options), **ON)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 2 and all(log["loss_consistency"] > 0 and log["grad_norm"] > 0 for log in logs)
+
+
+def test_statistics_are_the_models_own_after_a_penalty(make_model):
+    model = make_model("segmentation", "jacobian_norm", lipschitz_options={"jacobian": "network"}).train()
+    kept = model.decode_head.batch_norm.running_mean
+    model(torch.randn(2, 3, 32, 32)).lipschitz_penalty.backward()
+    assert model.decode_head.batch_norm.running_mean is kept and kept.any()
