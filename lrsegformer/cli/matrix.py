@@ -18,7 +18,7 @@ from lrsegformer.errors import InputError
 from lrsegformer.inference.evaluation_arguments import NAMING_OPTIONS
 from lrsegformer.matrix.definition import parse_definition
 from lrsegformer.matrix.planning import Commands, Length, Request, Verdict, describe_left_out, make_plan
-from lrsegformer.matrix.processes import launch_words
+from lrsegformer.matrix.processes import end_with_parent, launch_words
 from lrsegformer.ranges import COUNT, check_ranges
 from lrsegformer.visible import tell
 
@@ -128,7 +128,7 @@ def _report(outcome: "Outcome", folder: Path, argv: Sequence[str]) -> None:
 
 def _judge_elsewhere(requests: Sequence[Request]) -> list[Verdict]:
     """Verdicts of another process: parsing training's options may take hold of a GPU, as long as its process lives."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(judge, requests).result()
 
 

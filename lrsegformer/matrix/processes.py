@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import shlex
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import NamedTuple
 
 from lrsegformer.matrix import keeper
@@ -20,6 +21,7 @@ from lrsegformer.matrix import keeper
 # How long a command may take to stop by itself once it is asked to.
 STOPPING_SECONDS = 20.0
 _POLLING_SECONDS = 0.2
+_STOPPED = "stopped; the same command goes on from there"
 _ACCELERATE = "CalledProcessError: "
 _EXCEPTION = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit|Warning)\b(: .*)?$")
 _SIGNAL = re.compile(r"died with <Signals\.(SIG\w+)|Signal \d+ \((SIG\w+)\) received")
@@ -80,8 +82,9 @@ class CommandProcess:
             watch (`Callable`, *optional*): is called again and again meanwhile.
             every (`float`, *optional*, defaults to 0.2): seconds between two looks.
         """
+        interrupted = False
         while self._process.poll() is None:
-            if stop.wait(every):
+            if interrupted := stop.wait(every):
                 self._interrupt()
                 break
             if watch is not None:
@@ -91,6 +94,8 @@ class CommandProcess:
         self._process.stdin.close()
         if status == 0:
             return End(True)
+        if interrupted:  # However it took that: a command that is only starting has no words for it.
+            return End(False, True, _STOPPED)
         with open(self._log, "rb") as file:
             file.seek(self._begins_at)
             text = file.read().decode(errors="replace")
@@ -104,6 +109,18 @@ class CommandProcess:
             self._process.poll()  # Without it a keeper that has ended would stay among the living.
             time.sleep(_POLLING_SECONDS)
         keeper.end_marked(self._mark)
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one that started it with `multiprocessing` does, even by SIGKILL."""
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        Thread(target=watch, daemon=True).start()
 
 
 def launch_words(command: str, words: Sequence[str], accelerate_config: str | None) -> list[str]:
@@ -127,6 +144,6 @@ def _explain(text: str, status: int, log: Path) -> End:
     if signals:
         return End(False, True, f"ended by {signals[-1]}; the same command goes on from there")
     if any(line.startswith("stopped: ") for line in lines):
-        return End(False, True, "stopped; the same command goes on from there")
+        return End(False, True, _STOPPED)
     exceptions = [line for line in lines if _EXCEPTION.match(line) and _ACCELERATE not in line]
     return End(False, error=f"{exceptions[-1] if exceptions else f'exit status {status}'}; see {log}")

@@ -133,9 +133,9 @@ def test_the_end_of_a_matrix_with_failures(monkeypatch, tmp_path, capsys, make_s
 
 
 @pytest.mark.slow
-def test_a_matrix_that_is_killed_twice_is_finished_by_the_same_command(tmp_path):
+def test_a_matrix_that_is_killed_and_stopped_is_finished_by_the_same_command(tmp_path):
     content = {
-        "tasks": ["segmentation", "classification"],
+        "tasks": ["segmentation"],
         "variants": ["baseline", "lipschitz"],
         "strategies": ["orthogonal"],
         "common": {
@@ -147,24 +147,45 @@ def test_a_matrix_that_is_killed_twice_is_finished_by_the_same_command(tmp_path)
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
     command = [sys.executable, "-m", "lrsegformer", "run", "--matrix", "m.yaml", "--output_dir", "out"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    first = tmp_path / "out" / "segmentation-baseline-seed42"
+    first, second = (tmp_path / "out" / f"segmentation-{name}-seed42" for name in ("baseline", "orthogonal-head"))
 
-    def killed_once(ready) -> None:
-        with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as process:
-            deadline = time.monotonic() + 300
-            while not ready() and time.monotonic() < deadline:
-                time.sleep(0.1)
+    def ended_once(ready, number: int) -> tuple[int, str]:
+        with (
+            open(tmp_path / "errors", "w+") as errors,
+            subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env=environment,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            ) as process,
+        ):
+            deadline = time.monotonic() + 600
+            while not ready() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
             assert ready() and process.poll() is None
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(number)
+            return process.wait(), (tmp_path / "errors").read_text()
 
-    killed_once(lambda: any(first.glob("checkpoint-*")))
-    killed_once(lambda: (first / "robustness" / "cells.jsonl").exists())
+    def train_log(cell: Path) -> str:
+        return (cell / "train.log").read_text() if (cell / "train.log").exists() else ""
+
+    assert ended_once(lambda: any(first.glob("checkpoint-*")), signal.SIGKILL)[0] == -signal.SIGKILL
+    status, errors = ended_once(lambda: (first / "checkpoint-15").is_dir(), signal.SIGINT)
+    assert status == 128 + signal.SIGINT and errors.count("stopped: ") == 1
+    assert "this goes on: lrsegformer run --matrix m.yaml --output_dir out" in errors
+    assert "is saved; continue with: " in train_log(first)
+    assert ended_once(lambda: (first / "robustness" / "cells.jsonl").exists(), signal.SIGKILL)[0] == -signal.SIGKILL
+    status, errors = ended_once(lambda: any(second.glob("checkpoint-*")), signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM and errors.count("stopped: ") == 1
+    assert "is saved; continue with: " in train_log(second)
     finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     entries = {entry["name"]: entry for entry in json.loads((tmp_path / "out" / "matrix.json").read_text())}
-    assert len(entries) == 4 and {entry["status"] for entry in entries.values()} == {"done"}
-    assert entries[first.name]["steps"]["train"]["attempts"] == 2
-    assert "--resume_from_checkpoint" in (first / "train.log").read_text()
+    assert len(entries) == 2 and {entry["status"] for entry in entries.values()} == {"done"}
+    assert [entries[cell.name]["steps"]["train"]["attempts"] for cell in (first, second)] == [3, 2]
+    assert all("--resume_from_checkpoint" in train_log(cell) for cell in (first, second))
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "| configuration | n | whole, original | whole, resized |" in summary
-    assert "4 of 4 cells are finished" in summary and "pgd-linf-1 (estimated by attack)" in summary
+    assert "2 of 2 cells are finished" in summary and "pgd-linf-1 (estimated by attack)" in summary

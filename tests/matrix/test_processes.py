@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event
 
 import pytest
 
@@ -82,10 +82,23 @@ def test_stopping_lets_the_command_finish_what_it_does(tmp_path):
 def test_what_does_not_stop_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr("lrsegformer.matrix.processes.STOPPING_SECONDS", 0.5)
     stop = Event()
-    Timer(0.5, stop.set).start()
+    code = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    process = CommandProcess(python(code), tmp_path / "log", str(tmp_path))
     began = time.monotonic()
-    end = run("import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)", tmp_path, stop)
-    assert end.interrupted and time.monotonic() - began < 20
+    end = process.wait(stop, lambda: stop.set() if "\ndeaf" in (tmp_path / "log").read_text() else None)
+    assert end.interrupted and time.monotonic() - began < 50
+
+
+def test_a_stop_is_no_failure_where_the_command_has_only_begun(tmp_path):
+    stop = Event()
+    process = CommandProcess(
+        python("print('begun', flush=True); import time; time.sleep(60)"), tmp_path / "log", str(tmp_path)
+    )
+    end = process.wait(stop, lambda: stop.set() if "\nbegun" in (tmp_path / "log").read_text() else None)
+    assert "KeyboardInterrupt" in (tmp_path / "log").read_text()
+    assert end == (False, True, "stopped; the same command goes on from there")
 
 
 def test_commands_end_with_a_killed_matrix(tmp_path):
@@ -128,3 +141,26 @@ def wait_until(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_process_of_multiprocessing_ends_with_its_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from lrsegformer.matrix.processes import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    spawn = multiprocessing.get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
