@@ -31,7 +31,7 @@ from lrsegformer.models.loading import build_model, load_model
 from lrsegformer.robustness.metrics.local_lipschitz import local_lipschitz_estimate
 from lrsegformer.training.adversarial.perturbation import AdversarialTraining
 
-BATCH, SHARE, EVERY, EPS, BETA = 15, 0.2, 5, 1.0, 6.0
+BATCH, SHARE, EVERY, EPS, BETA = 16, 0.125, 8, 1.0, 6.0
 HEADER = ["way", "time of a step / plain", "steps", "accuracy", "PGD-10 at 1/255", "slope, mean (estimate)"]
 EXPLANATION = """
 Classification of {images} held-out images of {data} after {spent} each, {batch} images a step, AdamW

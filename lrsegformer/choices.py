@@ -30,7 +30,7 @@ WIDER_SCOPES = {"projections": ("head", "network"), "head": ("network",)}
 # Whose Jacobian a strategy may penalise.
 JACOBIANS = ("head", "network")
 # Share of the images that a penalty on the network's Jacobian is measured on: docs/benchmarks.md.
-JACOBIAN_SHARE = 0.2
+JACOBIAN_SHARE = 0.125
 # What adversarial training minimises: the task loss of perturbed images, or that of clean ones and the divergence.
 ADVERSARIAL_LOSSES = ("cross_entropy", "trades")
 TRADES_BETA = 6.0

@@ -181,7 +181,7 @@ class TrainingDefaults:
         default=None,
         metadata={
             "help": "Penalty on the network's Jacobian: share of the training images, drawn anew each step, that it "
-            "is measured on. Default: 0.2."
+            "is measured on. Default: 0.125."
         },
     )
     adversarial_steps: int = field(

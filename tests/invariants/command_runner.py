@@ -17,16 +17,13 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-import yaml
-from accelerate import state
-from accelerate.utils import DistributedType
 from matplotlib.figure import Figure
 
 from lrsegformer import LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer.cli.finetune import main
 from lrsegformer.training.run import finetune
+from tests.sharding import shard_on_the_cpu
 
-FSDP2 = Path(__file__).resolve().parents[2] / "accelerate_configs" / "fsdp2.yaml"
 # Of the validation images one process has more than the other, and of the last batch nothing of its own.
 TOTAL, STEPS, EVALUATED, SIDE = 8, 2, 5, 32
 OPTIONS = (
@@ -99,27 +96,6 @@ def _in_own_precision(kind: type[torch.nn.Module]) -> Iterator[None]:
 
     with mock.patch.object(kind, "forward", with_cast):
         yield
-
-
-def shard_on_the_cpu() -> None:
-    """
-    Let accelerate shard as accelerate_configs/fsdp2.yaml says, by gloo on the CPU.
-
-    accelerate 1.15 leaves FSDP out where processes share a CPU: `AcceleratorState` looks at the kinds of GPUs alone
-    and goes on as if nothing was asked for. All that follows from its `distributed_type` works there.
-    """
-    for name, value in yaml.safe_load(FSDP2.read_text())["fsdp_config"].items():
-        os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
-    os.environ["ACCELERATE_USE_FSDP"] = "true"
-    initialise = state.AcceleratorState.__init__
-
-    def initialise_sharded(self, *args, fsdp_plugin=None, **kwargs):
-        initialise(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        plugin = fsdp_plugin or self.__dict__.get("fsdp_plugin")
-        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
-
-    state.AcceleratorState.__init__ = initialise_sharded
 
 
 def _say_what_was_sharded(folder: Path) -> None:

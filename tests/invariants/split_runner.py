@@ -6,19 +6,16 @@ Two optimizer steps on fixed images, their batch split as asked; writes losses, 
 Everything that rule 5 leaves out is off: the statistics of BatchNorm are frozen and nothing is dropped.
 """
 
-import os
 import sys
 from pathlib import Path
 
 import torch
-import yaml
-from accelerate import state
-from accelerate.utils import DistributedType
 from transformers import SegformerImageProcessorPil, TrainerCallback, set_seed
 
 from lrsegformer import LRSegformerTrainer, LRSegformerTrainingArguments
 from lrsegformer.data.dataset import collate
 from lrsegformer.models.loading import build_model
+from tests.sharding import shard_on_the_cpu
 
 # Task, strategy, scope, and steps of adversarial training, negative for those with the loss of TRADES.
 CASES = (
@@ -33,7 +30,6 @@ CASES = (
     ("classification", "stable_softplus", "head", 1),
     ("segmentation", "stable_softplus", "head", -1),
 )
-FSDP2 = Path(__file__).resolve().parents[2] / "accelerate_configs" / "fsdp2.yaml"
 TOTAL, STEPS, CLASSES, SIDE = 8, 2, 5, 32
 # A number that two processes cannot share evenly: of its last batch one of them has nothing of its own.
 EVALUATED = 5
@@ -77,27 +73,6 @@ class Gradients(TrainerCallback):
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor that FSDP2 has divided."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def shard_on_the_cpu() -> None:
-    """
-    Let accelerate shard as accelerate_configs/fsdp2.yaml says, by gloo on the CPU.
-
-    accelerate 1.15 leaves FSDP out where processes share a CPU: `AcceleratorState` looks at the kinds of GPUs alone
-    and goes on as if nothing was asked for. All that follows from its `distributed_type` works there.
-    """
-    for name, value in yaml.safe_load(FSDP2.read_text())["fsdp_config"].items():
-        os.environ[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
-    os.environ["ACCELERATE_USE_FSDP"] = "true"
-    initialise = state.AcceleratorState.__init__
-
-    def initialise_sharded(self, *args, fsdp_plugin=None, **kwargs):
-        initialise(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        plugin = fsdp_plugin or self.__dict__.get("fsdp_plugin")
-        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
-
-    state.AcceleratorState.__init__ = initialise_sharded
 
 
 def shards(task: str, strategy: str, scope: str, adversarial_steps: int) -> bool:

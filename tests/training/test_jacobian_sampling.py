@@ -110,7 +110,7 @@ def test_a_continued_run_draws_the_same(make_trainer, make_model, tmp_path):
     def run():
         model = make_model("segmentation", "jacobian_norm", lipschitz_options=NETWORK)
         steps = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-        return make_trainer(model=model, lambda_lip=1.0, learning_rate=1e-3, **steps)
+        return make_trainer(model=model, lambda_lip=1.0, learning_rate=1e-3, jacobian_share=0.25, **steps)
 
     whole, continued = run(), run()
     whole.train()

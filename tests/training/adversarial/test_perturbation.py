@@ -13,6 +13,7 @@ from lrsegformer.training.adversarial.perturbation import (
     eval_mode,
     uniform_noise,
 )
+from tests.training.adversarial.passes import Passes, first_batch
 
 TASKS = ("segmentation", "classification")
 MEAN = torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]
@@ -24,25 +25,8 @@ def training_logs(trainer):
     return [log for log in trainer.state.log_history if "loss" in log]
 
 
-def first_batch(trainer):
-    batch = next(iter(trainer.get_train_dataloader()))
-    return {**batch, "labels": batch["labels"].long()}
-
-
 def pixels(normalised):
     return normalised.double() * STD + MEAN
-
-
-class Passes:
-    """Copies the images of every forward pass of a model, and whether it was in training mode."""
-
-    def __init__(self, model):
-        self.images, self.modes = [], []
-        model.register_forward_pre_hook(self._keep, with_kwargs=True)
-
-    def _keep(self, model, args, kwargs):
-        self.images.append(kwargs["pixel_values"].detach().clone())
-        self.modes.append(model.training)
 
 
 @pytest.mark.parametrize("task", TASKS)

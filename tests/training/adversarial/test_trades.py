@@ -7,27 +7,11 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from lrsegformer.errors import InputError
 from lrsegformer.losses import consistency_loss
 from lrsegformer.training.adversarial.perturbation import AdversarialTraining
+from tests.training.adversarial.passes import Passes, first_batch
 
 TASKS = ("segmentation", "classification")
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 ON = {"adversarial_steps": 2, "adversarial_eps": 4.0, "adversarial_loss": "trades"}
-
-
-def first_batch(trainer):
-    batch = next(iter(trainer.get_train_dataloader()))
-    return {**batch, "labels": batch["labels"].long()}
-
-
-class Passes:
-    """Images and modes of a model's forward passes."""
-
-    def __init__(self, model):
-        self.images, self.modes = [], []
-        model.register_forward_pre_hook(self._keep, with_kwargs=True)
-
-    def _keep(self, model, args, kwargs):
-        self.images.append(kwargs["pixel_values"].detach().clone())
-        self.modes.append(model.training)
 
 
 @pytest.mark.parametrize("task", TASKS)

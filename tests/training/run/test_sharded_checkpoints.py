@@ -17,7 +17,7 @@ PROGRAM = """
 import os, signal, sys
 from lrsegformer.cli.finetune import main
 from lrsegformer.training.trainer import LRSegformerTrainer
-from tests.invariants.split_runner import shard_on_the_cpu
+from tests.sharding import shard_on_the_cpu
 from tests.stops import Moment, act_at, send
 
 function, call = sys.argv.pop(1).split(",")
