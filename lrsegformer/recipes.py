@@ -39,8 +39,14 @@ SCOPE_DEFAULTS: dict[str, dict[str, Any]] = {
 RECIPES: dict[str, dict[Task, dict[str, Any]]] = {
     DEFAULT_RECIPE: {"segmentation": {}, "classification": {}},
     "robust": {
-        "segmentation": {"adversarial_steps": 1, "adversarial_eps": 2.0},
-        "classification": {"adversarial_steps": 1, "adversarial_eps": 2.0},
+        # docs/study.md, "Goals": what it saves under attack, and what it costs under other light.
+        "segmentation": {
+            "strategy": "jacobian_norm",
+            "lipschitz_options": '{"jacobian": "network"}',
+            "lambda_lip": 0.03,
+        },
+        # docs/benchmarks.md, "Robust training at equal time".
+        "classification": {"adversarial_steps": 1, "adversarial_eps": 1.0},
     },
     "certified": {
         "segmentation": {"strategy": "orthogonal", "scope": _CERTIFIED},
@@ -50,7 +56,11 @@ RECIPES: dict[str, dict[Task, dict[str, Any]]] = {
 
 # Values of options with which a recipe would not be what its name says.
 _CONTRADICTIONS: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "robust": {"adversarial_steps": lambda steps: steps == 0},
+    "robust": {
+        "strategy": lambda strategy: strategy != "jacobian_norm",
+        "lambda_lip": lambda weight: weight == 0,
+        "adversarial_steps": lambda steps: steps == 0,
+    },
     "certified": {"strategy": lambda strategy: strategy == NO_STRATEGY, "scope": lambda scope: scope != _CERTIFIED},
 }
 
@@ -81,7 +91,7 @@ def fill_in(task: Task, values: dict[str, Any], given: Container[str]) -> None:
     recipe = values["recipe"]
     own = RECIPES[recipe][task]
     for name, contradicts in _CONTRADICTIONS.get(recipe, {}).items():
-        if name in given and contradicts(values[name]):
+        if name in own and name in given and contradicts(values[name]):
             raise InputError(
                 f"--recipe {recipe} has --{name} {_figure(own[name])}, which --{name} {_figure(values[name])} "
                 "contradicts: leave one of the two out."

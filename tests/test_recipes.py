@@ -28,15 +28,18 @@ RATES = {
 SETS = {
     ("default", "segmentation"): {},
     ("default", "classification"): {},
-    ("robust", "segmentation"): {"adversarial_steps": 1, "adversarial_eps": 2.0},
-    ("robust", "classification"): {"adversarial_steps": 1, "adversarial_eps": 2.0},
+    ("robust", "segmentation"): {
+        "strategy": "jacobian_norm", "lipschitz_options": '{"jacobian": "network"}', "lambda_lip": 0.03,
+    },
+    ("robust", "classification"): {"adversarial_steps": 1, "adversarial_eps": 1.0},
     ("certified", "segmentation"): {"strategy": "orthogonal", "scope": "certified", **RATES},
     ("certified", "classification"): {"strategy": "orthogonal", "scope": "certified", **RATES},
-}
+}  # fmt: skip
 # Others than any recipe or default has.
 GIVEN = {
-    "adversarial_steps": 3, "adversarial_eps": 0.5, "strategy": "spectral_norm", "learning_rate": 1e-5,
-    "head_learning_rate_multiplier": 10.0, "weight_decay": 0.2, "warmup_steps": 7.0, "max_grad_norm": 3.0,
+    "adversarial_steps": 3, "adversarial_eps": 0.5, "learning_rate": 1e-5, "head_learning_rate_multiplier": 10.0,
+    "weight_decay": 0.2, "warmup_steps": 7.0, "max_grad_norm": 3.0, "lambda_lip": 0.7,
+    "lipschitz_options": '{"jacobian": "head"}',
 }  # fmt: skip
 RUN = (
     "--dataset digits --architecture tiny --image_size 32 --use_cpu --max_train_samples 8 --max_eval_samples 2 "
@@ -88,17 +91,19 @@ def test_what_is_given_wins(recipe, task, tmp_path):
 
 
 def test_a_recipe_wins_over_the_strategy_of_the_command():
-    for recipe, strategy in (("default", DEFAULT_STRATEGY), ("robust", DEFAULT_STRATEGY), ("certified", "orthogonal")):
-        task, argv = split_options(["--task", "segmentation", "--recipe", recipe])
+    for recipe, task in SETS:
+        task, argv = split_options(["--task", task, "--recipe", recipe])
+        strategy = SETS[recipe, task].get("strategy", DEFAULT_STRATEGY)
         assert options_of(*argv, task=task, strategy=DEFAULT_STRATEGY)["strategy"] == strategy
-    task, argv = split_options(["--task", "segmentation", "--variant", "baseline", "--recipe", "robust"])
+    assert options_of("--recipe", "certified", "--strategy", "spectral_norm")["strategy"] == "spectral_norm"
+    task, argv = split_options(["--task", "classification", "--variant", "baseline", "--recipe", "robust"])
     assert options_of(*argv, task=task, strategy=DEFAULT_STRATEGY)["strategy"] == "none"
 
 
 def test_a_scope_brings_its_defaults_without_and_beside_a_recipe():
     argv = ["--scope", "certified", "--strategy", "orthogonal"]
     for recipe in (["--recipe", "default"], ["--recipe", "robust"], []):
-        found = options_of(*argv, *recipe)
+        found = options_of(*argv, *recipe, task="classification")
         assert {name: found[name] for name in RATES} == RATES == SCOPE_DEFAULTS["certified"]
         assert found["adversarial_steps"] == (recipe[1:] == ["robust"])
     assert options_of(*argv, "--learning_rate", "1e-4")["learning_rate"] == 1e-4
@@ -112,17 +117,30 @@ def test_a_scope_brings_its_defaults_without_and_beside_a_recipe():
             "--recipe certified has --scope certified, which --scope head contradicts",
         ),
         ("--recipe certified --strategy none", "has --strategy orthogonal, which --strategy none contradicts"),
-        (
-            "--recipe robust --adversarial_steps 0",
-            "has --adversarial_steps 1, which --adversarial_steps 0 contradicts",
-        ),
-        ("--recipe robust --adversarial_eps 0", "--adversarial_eps"),
         ("--recipe certified --lora_r 2", "--lora_r with --scope certified"),
         ("--recipe robus", "--recipe.*robus.*robust"),
     ],
 )
 @pytest.mark.parametrize("task", TASKS)
 def test_contradictions_are_one_line(task, argv, message):
+    assert_one_line(task, argv, message)
+
+
+@pytest.mark.parametrize(
+    ("task", "argv", "message"),
+    [
+        ("segmentation", "--strategy none", "has --strategy jacobian_norm, which --strategy none contradicts"),
+        ("segmentation", "--strategy orthogonal", "which --strategy orthogonal contradicts"),
+        ("segmentation", "--lambda_lip 0", "has --lambda_lip 0.03, which --lambda_lip 0 contradicts"),
+        ("classification", "--adversarial_steps 0", "has --adversarial_steps 1, which --adversarial_steps 0 contrad"),
+        ("classification", "--adversarial_eps 0", "--adversarial_eps"),
+    ],
+)
+def test_contradictions_of_robust_are_those_of_its_task(task, argv, message):
+    assert_one_line(task, f"--recipe robust {argv}", message)
+
+
+def assert_one_line(task, argv, message):
     with pytest.raises(InputError, match=message) as raised:
         options_of(*argv.split(), task=task)
     assert "\n" not in str(raised.value)
@@ -155,7 +173,7 @@ def test_words():
 @pytest.mark.parametrize("parser", [lambda: finetune.build_parser("segmentation"), run.build_parser])
 def test_help_says_what_each_sets(parser):
     text = " ".join(parser().format_help().split())
-    assert "'robust': --adversarial_steps 1 --adversarial_eps 2." in text
+    assert "--lambda_lip 0.03 (segmentation); --adversarial_steps 1 --adversarial_eps 1 (classification)." in text
     assert "'certified': --learning_rate 0.005" in text and "--strategy orthogonal --scope certified." in text
     assert "--recipe {default,robust,certified}" in text
 
@@ -166,15 +184,16 @@ def test_cells_of_a_matrix_have_recipes():
             "tasks": list(TASKS),
             "variants": ["baseline"],
             "seeds": [0],
-            "variations": {"plain": {}, "robust": {"recipe": "robust"}},
-            "cells": {"certificates": {"recipe": "certified"}},
+            "cells": {"certificates": {"recipe": "certified"}, "robust": {"recipe": "robust"}},
         },
         "m.yaml",
     )
     drafts = {draft.label: draft for draft in draft_cells(definition)}
     for task in TASKS:
         cell = f"{task}-orthogonal-certified-lambda0.1-certificates-seed0"
-        assert {cell, f"{task}-baseline-seed0", f"{task}-baseline-robust-seed0"} <= set(drafts)
+        assert {cell, f"{task}-baseline-seed0"} <= set(drafts)
+    robust = {"segmentation-jacobian_norm-head-lambda0.03-robust-seed0", "classification-baseline-robust-seed0"}
+    assert robust <= set(drafts)
     wrong = Request("segmentation", {"recipe": "certified", "strategy": "none"})
     *verdicts, refused = judge([*(Request(draft.task, draft.options) for draft in drafts.values()), wrong])
     assert len(verdicts) == 6 and all(verdict.error is None and verdict.refusal is None for verdict in verdicts)
@@ -189,9 +208,9 @@ def robust_run(tmp_path_factory) -> Path:
 
 
 def test_a_run_says_its_recipe(robust_run):
-    said = "robust: adversarial_steps 1, adversarial_eps 2"
+    said = "robust: adversarial_steps 1, adversarial_eps 1"
     assert f"`{said}`" in (robust_run / "README.md").read_text()
-    assert yaml.safe_load((robust_run / "run.yaml").read_text())["adversarial_eps"] == 2.0
+    assert yaml.safe_load((robust_run / "run.yaml").read_text())["adversarial_eps"] == 1.0
 
 
 def test_a_run_goes_on_with_its_recipe_alone(robust_run, tmp_path, capsys, caplog):
@@ -204,7 +223,7 @@ def test_a_run_goes_on_with_its_recipe_alone(robust_run, tmp_path, capsys, caplo
         assert not (tmp_path / "run").exists()
     with caplog.at_level("INFO"):
         main("classification", [*RUN, "--recipe", "robust", *checkpoint])
-    assert caplog.messages[0] == "Recipe robust: adversarial_steps 1, adversarial_eps 2."
+    assert caplog.messages[0] == "Recipe robust: adversarial_steps 1, adversarial_eps 1."
     for name in ("model.safetensors", "run.yaml"):
         first, again = ((folder / name).read_bytes() for folder in (robust_run, tmp_path / "run"))
         if name == "run.yaml":
