@@ -1,4 +1,4 @@
-# make quickstart | quickstart-certified | test | test-all | bench | study | study-runs | | quality | style | clean
+# make quickstart | quickstart-certified | test | test-all | bench | study | study-runs | quality | style | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -81,7 +81,7 @@ bench: install-bench
 study: install
 	$(BIN)/python benchmarks/study/tables.py
 
-# All of the study from zero (docs/study.md says how long it takes); a run that was stopped goes on.
+# All of the study from zero; a run that was stopped goes on.
 study-runs: export HF_HUB_OFFLINE = 1
 study-runs: export OMP_NUM_THREADS = 1
 study-runs: install-robustness
