@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import gc
+import io
 import logging
 import os
 import shutil
@@ -154,11 +155,18 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
 def blank_pictures():
     """The pictures of a run are blank: to draw them takes longer than a tiny run, and other tests look at them."""
 
-    def write(canvas, file: str | os.PathLike, metadata: dict | None = None) -> None:
-        Image.new("L", (1, 1)).save(file, format="PNG")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    draw = FigureCanvasAgg.print_png
+
+    def write(canvas, file: str | os.PathLike | io.BytesIO, metadata: dict | None = None) -> None:
+        if isinstance(file, io.BytesIO):  # matplotlib asks for the renderer that a layout is measured with
+            draw(canvas, file, metadata=metadata)
+        else:
+            Image.new("L", (1, 1)).save(file, format="PNG")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", write)
+        patch.setattr(FigureCanvasAgg, "print_png", write)
         yield
 
 
