@@ -25,6 +25,8 @@ SEGMENTATION_RUN = (
 
 # Before torch is loaded: models this small are slower on several threads, and threads that wait spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# With AMX some convolutions are wrong in bfloat16 (lrsegformer/training/run/bfloat16.py), those of tiny models first.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,6 +20,7 @@ from lrsegformer.output_folder import check_place
 from lrsegformer.training.arguments import ModelArguments
 from lrsegformer.training.averaging import check_averaging
 from lrsegformer.training.progress import TimeEstimate
+from lrsegformer.training.run.bfloat16 import refuse_wrong_bfloat16
 from lrsegformer.training.run.checkpoints import check_same_model, check_same_recipe, checkpoint_to_resume
 from lrsegformer.training.run.outputs import print_summary, write_run_outputs
 from lrsegformer.training.run.plan import adapter_in_words, log_short_runs, recipe_of_run, say_plan, variant
@@ -93,6 +94,8 @@ def finetune(
         )
     if model_arguments.lora_r is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise InputError("--lora_r needs a whole model on each device: leave out FSDP and DeepSpeed.")
+    if trainer.accelerator.mixed_precision == "bf16" and trainer.args.device.type == "cpu":
+        refuse_wrong_bfloat16(model)
     if trainer.is_world_process_zero():
         if checkpoint is None or not (Path(arguments.output_dir) / RUN_CONFIG_FILE).is_file():
             write_run_config(arguments.output_dir, COMMANDS[task], model_arguments, data_arguments, arguments)
