@@ -18,7 +18,7 @@ from lrsegformer.losses import total_weight, valid_pixels
 from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial.batches import AdversarialBatchesMixin
 from lrsegformer.training.averaging import AveragedWeightsMixin
-from lrsegformer.training.data_workers import settle_workers
+from lrsegformer.training.data_workers import end_workers, settle_workers
 from lrsegformer.training.finite import FiniteChecks, FiniteWeights
 from lrsegformer.training.jacobian_sampling import jacobian_sampling
 from lrsegformer.training.loss_options import settle_model
@@ -123,8 +123,12 @@ class LRSegformerTrainer(
         """
         self._parts.reset()
         self._continuation.checkpoint = checkpoint_of(self.args, resume_from_checkpoint)
-        with self._continuation.without_evaluation_at_start():
-            return super().train(self._continuation.checkpoint, *args, **kwargs)
+        try:
+            with self._continuation.without_evaluation_at_start():
+                return super().train(self._continuation.checkpoint, *args, **kwargs)
+        finally:
+            for loader in (self.callback_handler.train_dataloader, *getattr(self, "_eval_dataloaders", {}).values()):
+                end_workers(loader)
 
     def own_sums(self) -> dict[str, Any]:
         """Of the next line of the log; see [`~lrsegformer._compat_trainer.WholeCheckpointMixin`]."""
@@ -325,17 +329,19 @@ class LRSegformerTrainer(
         self.args.bf16_full_eval = self.args.fp16_full_eval = False
         return self.evaluate()
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+    def evaluation_loop(self, dataloader: DataLoader, *args, metric_key_prefix: str = "eval", **kwargs):
         if self._scores is not None:
             self._scores.reset()
         self._losses = losses = RunningLoss(self.accelerator)
         try:
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         except NotFiniteError:
             self._finite.check()  # It knows the step and the remedies.
             raise
         finally:
             self._losses = None
+            if not self.is_in_train:
+                end_workers(dataloader)
         self._finite.check()
         if f"{metric_key_prefix}_loss" in output.metrics:  # Of transformers: the mean of the batches' means.
             task, penalty = losses.parts()

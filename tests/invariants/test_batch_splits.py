@@ -1,6 +1,7 @@
 """Rule 5 of the design: loss, penalty and gradients do not depend on how a batch is split."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,19 +10,23 @@ import torch
 from tests.ranks import run_two_ranks
 
 RUNNER = Path(__file__).with_name("split_runner.py")
-# Task, strategy, scope, and steps of adversarial training, negative for those with the loss of TRADES.
-CASES = (
+# Task, strategy, scope, and steps of adversarial training, negative for those with the loss of TRADES. Further cases
+# take the way through the command line, in test_command_splits.py.
+FEW = (
+    ("segmentation", "stable_softplus", "head", 2),
+    ("segmentation", "jacobian_norm", "network", 0),
+    ("classification", "geometric_mean", "certified", 0),
+)
+MANY = (
     ("segmentation", "stable_softplus", "head", 0),
     ("segmentation", "jacobian_norm", "head", 0),
     ("segmentation", "geometric_mean", "network", 0),
-    ("segmentation", "jacobian_norm", "network", 0),
     ("segmentation", "geometric_mean", "certified", 0),
     ("classification", "stable_softplus", "head", 0),
-    ("classification", "geometric_mean", "certified", 0),
-    ("segmentation", "stable_softplus", "head", 2),
     ("classification", "stable_softplus", "head", 1),
     ("segmentation", "stable_softplus", "head", -1),
 )
+CASES = [*FEW, *(pytest.param(case, marks=pytest.mark.slow) for case in MANY)]
 LOSSES = ("loss", "loss_task", "loss_lipschitz", "grad_norm")
 
 
@@ -31,16 +36,19 @@ def runner():
     specification = importlib.util.spec_from_file_location("split_runner", RUNNER)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    assert module.CASES == CASES
+    assert (module.FEW, module.MANY) == (FEW, MANY)
     return module
 
 
 @pytest.fixture(scope="module")
-def two_processes(made_once) -> Path:
-    """Results of 2 processes x 2 images x accumulation 2."""
-    return made_once(
-        "two_processes", lambda folder: run_two_ranks(RUNNER, str(folder), "2", "2", log=folder / "log.txt")
-    )
+def two_processes(made_once) -> Callable[[str], Path]:
+    """`two_processes(which)`: results of 2 processes x 2 images x accumulation 2, of few or many cases."""
+
+    def of(which: str) -> Path:
+        run = lambda folder: run_two_ranks(RUNNER, str(folder), "2", "2", which, log=folder / "log.txt")  # noqa: E731
+        return made_once(f"split_{which}", run)
+
+    return of
 
 
 def assert_same(found, expected):
@@ -55,14 +63,6 @@ def assert_same(found, expected):
     assert found["eval_losses"] == pytest.approx(expected["eval_losses"], rel=1e-6)
     assert found["test_loss"] == pytest.approx(expected["eval_losses"]["loss"], rel=1e-6)
     torch.testing.assert_close(found["predicted"], expected["predicted"], rtol=1e-5, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def two_sharded_processes(made_once) -> Path:
-    """The same with parameters, gradients and optimizer states sharded over the two processes."""
-    return made_once(
-        "two_sharded", lambda folder: run_two_ranks(RUNNER, str(folder), "2", "2", "fsdp2", log=folder / "log.txt")
-    )
 
 
 def of_ranks(folder: Path, case: tuple) -> list[dict]:
@@ -80,15 +80,16 @@ def test_accumulation_and_processes(runner, two_processes, tmp_path, case):
     assert whole["eval_losses"]["loss_task"] == pytest.approx(whole["by_hand"], rel=1e-6)
     assert len(whole["predicted"]) == runner.EVALUATED
     assert_same(runner.run(*case, 2, 4, str(tmp_path)), whole)
-    for rank in of_ranks(two_processes, case):
+    for rank in of_ranks(two_processes("few" if case in FEW else "many"), case):
         assert not rank["sharded"]
         assert_same(rank, whole)
 
 
+@pytest.mark.slow
 def test_averaged_weights(runner, two_processes, tmp_path):
     """Every process has the same average, to the bit, and it is that of one process."""
-    whole = runner.run(*CASES[0], 8, 1, str(tmp_path), runner.AVERAGED)
-    first, second = (torch.load(two_processes / f"averaged-{rank}.pt") for rank in range(2))
+    whole = runner.run(*MANY[0], 8, 1, str(tmp_path), runner.AVERAGED)
+    first, second = (torch.load(two_processes("many") / f"averaged-{rank}.pt") for rank in range(2))
     for rank in (first, second):
         assert_same(rank, whole)
     for name, tensor in whole["weights"].items():
@@ -97,13 +98,15 @@ def test_averaged_weights(runner, two_processes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_sharded_processes(runner, two_sharded_processes, tmp_path, case):
+@pytest.mark.parametrize("case", FEW + MANY, ids=lambda case: "-".join(map(str, case)))
+def test_sharded_processes(runner, two_processes, tmp_path, case):
+    """With parameters, gradients and optimizer states sharded over the two processes."""
+    folder = two_processes("fsdp2")
     if not runner.shards(*case):
-        assert not list(two_sharded_processes.glob(f"{'-'.join(map(str, case))}-*.pt"))
+        assert not list(folder.glob(f"{'-'.join(map(str, case))}-*.pt"))
         return
     whole = runner.run(*case, 8, 1, str(tmp_path))
-    for rank in of_ranks(two_sharded_processes, case):
+    for rank in of_ranks(folder, case):
         assert rank["sharded"]
         assert_same(rank, whole)
 

@@ -143,6 +143,7 @@ def wait_until(condition, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_process_of_multiprocessing_ends_with_its_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

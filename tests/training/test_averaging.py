@@ -60,6 +60,7 @@ def plain_logs(trainer, after=0):
     ]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(("task", "strategy"), CASES)
 @pytest.mark.parametrize("decay", [0.2, 0.99])
 def test_the_model_is_the_average_of_the_raw_weights(make_trainer, task, strategy, decay):
@@ -82,7 +83,7 @@ def test_the_model_is_the_average_of_the_raw_weights(make_trainer, task, strateg
     assert moved > len(averaged) / 2, "the raw weights would pass as their average"
 
 
-@pytest.mark.parametrize(("task", "strategy"), CASES[::2])
+@pytest.mark.parametrize(("task", "strategy"), [CASES[0], pytest.param(*CASES[2], marks=pytest.mark.slow)])
 def test_training_is_that_of_the_raw_weights(make_trainer, task, strategy):
     options = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1, **EACH_STEP, **FAST}
     states, losses = [], []
@@ -97,7 +98,7 @@ def test_training_is_that_of_the_raw_weights(make_trainer, task, strategy):
         assert_equal(averaged, plain)
 
 
-@pytest.mark.parametrize(("task", "strategy"), CASES[::2])
+@pytest.mark.parametrize(("task", "strategy"), [CASES[0], pytest.param(*CASES[2], marks=pytest.mark.slow)])
 def test_what_is_saved_is_what_was_scored(make_trainer, make_model, tmp_path, task, strategy):
     trainer = make_trainer(
         task, strategy, average_weights=0.9, max_steps=3, eval_strategy="steps", eval_steps=1, **EACH_STEP, **FAST
@@ -118,7 +119,9 @@ def test_what_is_saved_is_what_was_scored(make_trainer, make_model, tmp_path, ta
     assert_equal(load_file(tmp_path / "final" / "model.safetensors"), load_file(folder / "model.safetensors"))
 
 
-@pytest.mark.parametrize(("task", "strategy"), CASES)
+@pytest.mark.parametrize(
+    ("task", "strategy"), [*(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[:2]), CASES[2]]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(make_trainer, make_model, tmp_path, task, strategy):
     options = {"average_weights": 0.9, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 1, **EACH_STEP, **FAST}
     seen = Raw()

@@ -230,6 +230,7 @@ def test_cells_of_attacks_that_draw_for_a_whole_batch_hang_on_its_size(finished,
     assert (found[0] != found[1]) == hangs
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_results_of_one(models, tmp_path):
     options = f"--models {models['stable_softplus']} --dataset digits --image_size 64 --max_eval_samples 5".split()
     options += "--attacks pgd sea --eps 2 --steps 2 --reliability --batch_size 2".split()
