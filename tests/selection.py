@@ -5,7 +5,8 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import pytest
 
-MARKER = "each_value"
+MARKER, ONE_IN = "each_value", "one_in"
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def covers_each_value(case: Mapping[str, Hashable], values: Mapping[str, Sequence[Hashable]]) -> bool:
@@ -14,6 +15,11 @@ def covers_each_value(case: Mapping[str, Hashable], values: Mapping[str, Sequenc
         all(case[name] == among[step % len(among)] for name, among in values.items())
         for step in range(max(map(len, values.values())))
     )
+
+
+def has_its_turn(number: int, every: int) -> bool:
+    """Whether a case is kept of which one in `every` is: by the golden ratio, which falls in step with no period."""
+    return number * GOLDEN_RATIO % 1 < 1 / every
 
 
 def parameters_of(item: pytest.Function) -> dict[str, Hashable]:
@@ -44,6 +50,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = {name: list(dict.fromkeys(case[name] for _, case in cases)) for name in names}
         for item, case in cases:
             if not covers_each_value(case, values):
+                item.add_marker(pytest.mark.slow)
+    _keep_one_in(items)
+
+
+def _keep_one_in(items: list[pytest.Item]) -> None:
+    """
+    Of a test marked `one_in(n)` all cases but one in n are slow; every value of a parameter has its turn, whatever
+    their number.
+    """
+    seen: dict[str, int] = defaultdict(int)
+    for item in items:
+        marker = item.get_closest_marker(ONE_IN)
+        if marker and not item.get_closest_marker("slow"):
+            (every,) = marker.args
+            number = seen[item.nodeid.partition("[")[0]]
+            seen[item.nodeid.partition("[")[0]] += 1
+            if not has_its_turn(number, every):
                 item.add_marker(pytest.mark.slow)
 
 

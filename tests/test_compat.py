@@ -143,6 +143,7 @@ def trainer_for(trainer_class: type[Trainer], model: torch.nn.Module, folder: Pa
     return trainer_class(model=model, args=arguments)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("method", ["resume", "best"])
 @pytest.mark.parametrize("shard_size", ["5GB", "20KB"])
 @pytest.mark.parametrize("strategy", [None, "stable_softplus", "orthogonal"])

@@ -98,6 +98,7 @@ def test_tables_for_spreadsheets(name):
     assert not text.startswith("-") or one_line(name) in ("-", "---")
 
 
+@pytest.mark.one_in(3)
 @each_name
 def test_the_text_beside_a_matrix_a_bench_and_certificates(tmp_path, name):
     """And their tables as CSV."""
@@ -175,6 +176,7 @@ def test_tokens_are_not_printed(capsys):
     assert "abcdefgh" not in capsys.readouterr().out
 
 
+@pytest.mark.one_in(5)
 @each_name
 def test_a_chart_of_the_page(name):
     canvas = Canvas(name, "x", name)

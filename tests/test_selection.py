@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from tests.selection import covers_each_value
+from tests.selection import covers_each_value, has_its_turn
 
 VALUES = {"strategy": ["a", "b", "c"], "scope": [0, 1], "way": [4, 5, 7, 9]}
 
@@ -24,3 +24,19 @@ def test_a_crossed_test_is_cut_to_its_diagonal(request, row, name, column):
     cases = [(item.callspec.params["column"], item.callspec.params["row"]) for item in same]
     if "not slow" in request.config.option.markexpr:
         assert set(cases) <= {(0, 1), (1, 2), (0, 3)}
+
+
+@pytest.mark.parametrize("every", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6])
+def test_one_case_in_some_has_its_turn_and_so_has_every_value(every, size):
+    kept = [number for number in range(4 * every * size) if has_its_turn(number, every)]
+    assert abs(len(kept) - 4 * size) <= 2
+    assert {number % size for number in kept} == set(range(size))
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("case", range(9))
+def test_one_case_in_three_is_left(request, case):
+    same = [item for item in request.session.items if getattr(item, "originalname", "") == request.node.originalname]
+    if "not slow" in request.config.option.markexpr:
+        assert {item.callspec.params["case"] for item in same} == {0, 2, 5, 7}

@@ -99,6 +99,7 @@ def test_a_change_of_tokens_moves_all_differences_by_the_incidence_at_most(block
     assert limit <= 2 * tokens.keys
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["huber", "smooth"])
 @pytest.mark.parametrize(("block", "slower"), [(1, 1.0), (1, 2.0), (2, 1.0), (2, 2.0), (3, 1.0), (1, 0.6)])
@@ -146,6 +147,7 @@ def test_a_reflection_about_the_mean_shows_that_three_cannot_be_improved(block, 
     assert share * bound.per_pixel_to_per_pixel.item() < reached <= 3
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("block", "temperature", "power"), [(1, 0.2, 0.5), (2, 1.0, 0.2), (3, 4.0, 0.05), (1, 4.0, 0.08)]
 )

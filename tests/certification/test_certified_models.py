@@ -36,6 +36,7 @@ def radii_of(model, image, norm, constant, rows):
     return Watch(model, image, SIZE, Threat(norm, 0.0), constant, rows).radii
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("norm", CERTIFICATE_NORMS)
 @pytest.mark.parametrize("attention", CERTIFIED_ATTENTIONS)
 @pytest.mark.parametrize("task", ["segmentation", "classification"])

@@ -87,6 +87,7 @@ def largest_ratio(head: nn.Module, norm: str, sizes: Sequence[tuple[int, int]], 
     return largest
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("strategy", "options", "norm"),
     [
@@ -150,6 +151,7 @@ def test_bound_is_met_where_the_relu_is_open(make_model):
         torch.testing.assert_close(moved, head.classifier(fused) - head.classifier(torch.zeros_like(fused)))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("strategy", [None, "stable_softplus"])
 @pytest.mark.parametrize("height", [64, 96])
 def test_l2_norm_over_the_image_is_that_of_the_dense_map(make_model, strategy, height):
@@ -191,6 +193,7 @@ def matrices_in_use(head: nn.Module, dtype: torch.dtype) -> torch.Tensor:
     return fused.flatten(1).T.double()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("norm", list(ORDERS))
 def test_bfloat16_has_bounds_of_its_own(make_model, norm):
     """The bounds of the matrices in use hold; those in float32 would not, or this test proved nothing."""

@@ -42,6 +42,7 @@ def test_norms_are_limited_where_the_constraint_limits_them(make_model, strategy
         assert limited == (expected if strategy != "jacobian_norm" else [])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize(("task", "scope", "count"), [("segmentation", "head", 6), ("segmentation", "projections", 4),

@@ -71,6 +71,7 @@ def names_of_version_4(config: SegformerConfig, task: str) -> dict[str, tuple[in
     return shapes
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))
 def test_names_shapes_and_logits_of_every_strategy_and_scope(make_source, tmp_path, case):
     task, strategy, scope = case

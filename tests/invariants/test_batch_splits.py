@@ -111,6 +111,7 @@ def test_sharded_processes(runner, two_processes, tmp_path, case):
         assert_same(rank, whole)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("task", "steps"), [("segmentation", 2), ("classification", 1)])
 def test_adversarial_starts_by_position_would_be_another_loss(runner, tmp_path, monkeypatch, task, steps):
     """What the cases with an attack are worth: both the attack and its random starts are far above the tolerance."""

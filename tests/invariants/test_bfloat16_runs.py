@@ -149,6 +149,7 @@ def assert_network_bounded(model: torch.nn.Module, pixels: torch.Tensor) -> None
             assert 0 < factors[factor] <= norms[name] * ROUNDING < LARGEST_SANE, (factor, factors[factor], norms[name])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("task", "scope", "strategy", "steps"), CASES)
 def test_bounds_hold_at_the_end(make_model, images, tmp_path, task, scope, strategy, steps):
     train, validation = images[task]

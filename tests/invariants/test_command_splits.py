@@ -20,10 +20,7 @@ from tests.ranks import run_two_ranks
 
 RUNNER = Path(__file__).with_name("command_runner.py")
 # Task, strategy, scope, steps of adversarial training, precision.
-IN_SECONDS = (
-    "segmentation-geometric_mean-network-0-float64",
-    "classification-orthogonal-network-0-float64",
-)
+IN_SECONDS = ("segmentation-orthogonal-network-0-float64",)
 ATTACKED = ("segmentation-stable_softplus-head-2-float64", "classification-stable_softplus-head-1-float64")
 REST = tuple(
     case

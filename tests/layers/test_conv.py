@@ -126,6 +126,7 @@ def test_wide_symbols_are_bounded_by_the_overlap():
     assert reshaped < true <= bound
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_bound_of_a_layer_holds_for_its_convolution(variant, geometry):
     layer = build(variant, geometry)
@@ -154,6 +155,7 @@ def test_bound_of_a_layer_holds_at_drawn_geometries(variant, data):
     assert true_norm(layer, effective, layer.norm, image) <= layer.lipschitz_bound().item() < math.inf
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_from_conv_is_exact_where_it_can_be_and_to_conv_gives_equal_outputs(variant, geometry):
     outputs, inputs, size, stride, padding, groups = geometry
@@ -177,6 +179,7 @@ def test_depthwise_orthogonal_gives_every_channel_the_norm_k():
     assert (gains.max(axis=(1, 2)) <= 2 + 1e-6).all() and (gains.max(axis=(1, 2)) >= 2 / 1.0098).all()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("geometry", list(GEOMETRIES.values())[:4], ids=list(GEOMETRIES)[:4])
 def test_bound_of_a_convolution_in_half_precision(variant, geometry, dtype):

@@ -43,6 +43,7 @@ def build(request, variant):
     return variant.build if request.param == "linear" else variant.build_conv
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_bound_after_a_cast_of_the_layer(build, reference_norm, dtype):
     for shape, seed in itertools.product(SHAPES, range(3)):
@@ -53,6 +54,7 @@ def test_bound_after_a_cast_of_the_layer(build, reference_norm, dtype):
         assert reference_norm(matrix, layer.norm) <= layer.lipschitz_bound().item(), shape
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_bound_under_autocast(build, reference_norm, dtype):
     for shape, seed in itertools.product(SHAPES, range(3)):

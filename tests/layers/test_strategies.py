@@ -13,6 +13,7 @@ from lrsegformer.layers import STRATEGIES, LipschitzConv1x1, build_lipschitz_lin
 SHAPES = [(1, 1), (1, 9), (9, 1), (6, 6), (5, 24), (24, 5)]
 
 
+@pytest.mark.one_in(4)
 def test_from_linear_is_bounded_and_exact_where_it_can_be(variant, kind, raw_matrix, plain_linear, assert_bounded):
     for shape in SHAPES:
         for dtype in (torch.float32, torch.float64):

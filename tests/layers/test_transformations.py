@@ -54,6 +54,7 @@ def assert_compiled_equals_eager(layer: nn.Module, backend: str) -> None:
     torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.each_value
 @pytest.mark.parametrize("build", TRACED_KINDS, indirect=True)
 def test_compiled_without_a_graph_break(active):
@@ -73,6 +74,7 @@ BOUNDS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("variant", BOUNDS, indirect=True)
 def test_compiled_bound_equals_eager(variant):
     layer = variant.build()

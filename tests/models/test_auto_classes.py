@@ -137,6 +137,7 @@ def pictures(count: int) -> list[Image.Image]:
     return [Image.effect_noise((40 + 9 * index, 30 + 5 * index), 80).convert("RGB") for index in range(count)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.each_value("task")
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])

@@ -40,6 +40,7 @@ def used(model: torch.nn.Module, images: torch.Tensor, use: str) -> torch.nn.Mod
     return model
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.each_value
 @pytest.mark.parametrize("use", ["fresh", "inference", "training step"])
 @pytest.mark.parametrize("case", one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))

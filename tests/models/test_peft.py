@@ -57,6 +57,7 @@ def test_names_and_layers_are_those_without_the_wrapper(model):
     assert adapted.head_bound() == report["head"]["bound"]
 
 
+@pytest.mark.one_in(3)
 def test_report_penalty_and_export_are_those_of_the_active_copy(model, images):
     """Beside a model whose head is the trained one, with nothing wrapped."""
     adapted = moved(wrapped(model, head_of(model)))
@@ -87,6 +88,7 @@ def test_a_halved_constant_halves_its_factor_of_the_penalty(make_model, images, 
     assert adapted.base_model.model.classifier.original_module.c.grad is None
 
 
+@pytest.mark.one_in(3)
 def test_disabled_and_switched_adapters_are_followed(model, images):
     """By forward, report and a merged model, whichever adapter is active when."""
     original, report = copy.deepcopy(model), model.lipschitz_report()
@@ -111,6 +113,7 @@ def test_disabled_and_switched_adapters_are_followed(model, images):
     assert not torch.equal(seen["default"][0], seen["second"][0])
 
 
+@pytest.mark.one_in(3)
 def test_an_adapter_is_saved_and_loaded(model, images, tmp_path):
     base = copy.deepcopy(model)
     adapted = moved(wrapped(model, head_of(model)))

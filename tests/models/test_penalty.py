@@ -48,6 +48,7 @@ def test_no_learned_constant_is_no_penalty_and_a_bad_reduction_an_error():
         constants_penalty([[build_lipschitz_linear("stable_softplus", 4, 2)]], "maximum")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("task", "scope", "count"), [("segmentation", "projections", 4), ("segmentation", "head", 6),
                                                       ("classification", "head", 1)])  # fmt: skip
 @pytest.mark.parametrize("reduction", PENALTY_REDUCTIONS)

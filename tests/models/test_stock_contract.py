@@ -124,6 +124,7 @@ CALLS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("call", "case"), in_turn(CALLS), indirect=["case"])
 def test_outputs_of_a_call(make_pair, pixels, call):
     stock, ours = make_pair(attn_implementation="eager")
@@ -236,6 +237,7 @@ SAVES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("way", "case"), in_turn(SAVES), indirect=["case"])
 def test_saving_and_loading(pair, pixels, tmp_path, way):
     saving, loading = SAVES[way]
@@ -253,6 +255,7 @@ def test_saving_and_loading(pair, pixels, tmp_path, way):
     assert {name for name in names[1] if not name.endswith(".c")} == names[0]
 
 
+@pytest.mark.one_in(3)
 def test_a_given_state_dict_is_what_is_saved(pair, tmp_path):
     for model in pair:
         state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
@@ -261,6 +264,7 @@ def test_a_given_state_dict_is_what_is_saved(pair, tmp_path):
         assert not any(tensor.any() for name, tensor in again.state_dict().items() if "classifier" in name)
 
 
+@pytest.mark.one_in(3)
 def test_another_number_of_labels(pair, pixels, tmp_path):
     for model in pair:
         folder = tmp_path / type(model).__name__
@@ -338,6 +342,7 @@ def test_activation_checkpointing_changes_no_gradient(pair, pixels, reentrant):
             torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_precisions(pair, pixels, tmp_path, dtype):
@@ -361,6 +366,7 @@ class Logits(torch.nn.Module):
 
 
 # Tracing is slow.
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", one_of_each(TRACED), indirect=True, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traced_by_torch_jit(make_pair, pixels):

@@ -89,6 +89,7 @@ def test_channels_last_changes_nothing(make_model, images, labels, strategy, tra
     assert_same_step(step(model, model, channels_last, labels), step(plain, plain, images, labels))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("strategy", [None, *STRATEGIES])
 def test_bfloat16_autocast_is_close_and_sums_in_float32(make_model, images, labels, strategy, training):
@@ -169,6 +170,7 @@ def forward_over_reverse(function, pixels: torch.Tensor, direction: torch.Tensor
     return torch.func.jvp(torch.func.grad(function), (pixels,), (direction,))[1]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", one_of_each(DIFFERENTIATED), ids=lambda case: "-".join(map(str, case)))
 def test_pixels_are_differentiated_by_torch_func_as_by_autograd(make_model, case):
     """What tools that measure Lipschitz constants do: Jacobians, their products, a gradient each sample, curvature."""

@@ -134,6 +134,7 @@ def spoil_weight(trainer):
     return "the new value of ", name
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.each_value
 @pytest.mark.parametrize("task, options", KINDS, ids=[" ".join(kind) for kind in KINDS])
 @pytest.mark.parametrize("spoil", [spoil_loss, spoil_penalty, spoil_gradient, spoil_weight])
@@ -158,6 +159,7 @@ def test_a_step_that_makes_constants_infinite(explain, tmp_path):
     assert not saved(tmp_path)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("what", ["weights", "average"])
 def test_a_checkpoint_that_is_not_finite_is_passed_over_or_refused(explain, tmp_path, what):
     short = [*RUN, "--eval_strategy", "no", "--max_steps", "2"]

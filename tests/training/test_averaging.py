@@ -60,6 +60,7 @@ def plain_logs(trainer, after=0):
     ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.each_value
 @pytest.mark.parametrize(("task", "strategy"), CASES)
 @pytest.mark.parametrize("decay", [0.2, 0.99])
@@ -171,6 +172,7 @@ def test_training_twice_begins_an_average_of_its_own(make_trainer):
             torch.testing.assert_close(found[name].double(), tensor, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [

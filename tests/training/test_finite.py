@@ -85,6 +85,7 @@ def test_logits(make_trainer, task, at_once):
         spoilt(adversarial_steps=1, adversarial_eps=4.0).train()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("boundary", ["log", "save", "evaluation", "end"])
 def test_on_a_device_the_run_stops_where_it_waits_anyway(make_trainer, tmp_path, boundary):
     """And names the step and the parameter of the beginning, not of the end."""

@@ -36,6 +36,7 @@ def make_peft_trainer(make_trainer, make_adapted, tmp_path):
     return make
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", one_of_each(CASES), ids=lambda case: "-".join(map(str, case)))
 def test_logs_and_scores_of_a_run_with_an_adapter(make_peft_trainer, case):
     task, strategy, _ = case
@@ -60,6 +61,7 @@ def test_logs_and_scores_of_a_run_with_an_adapter(make_peft_trainer, case):
         assert scores["eval_loss_lipschitz"] == pytest.approx(trainer.args.lambda_lip * penalty.item(), rel=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("case", one_of_each(RESUMED), ids=lambda case: "-".join(map(str, case)))
 def test_a_resumed_run_ends_where_the_whole_one_does(make_peft_trainer, make_model, tmp_path, case):
     task, strategy, _ = case

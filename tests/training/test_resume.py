@@ -120,6 +120,7 @@ def test_resuming_between_two_epochs(train, tmp_path):
     assert_equal_tensors(tensors_of(resumed.model), tensors_of(whole.model))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("task", "strategy"), [case[:2] for case in CASES])
 def test_the_best_model_comes_back(train, task, strategy):
     # The largest loss stands for the best, so that the last checkpoint is not it.

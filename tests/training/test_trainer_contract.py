@@ -206,6 +206,7 @@ def divided(outputs, labels, num_items_in_batch=None):
     return 3 * F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100) / num_items_in_batch
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("per_device", [4, 1])
 def test_loss_of_the_user(make, task, kind, per_device, digits):
     """Three times the model's own, over whole batches, whatever their split; none of the digits' pixels is void."""
@@ -315,6 +316,7 @@ def test_resuming_continues_the_log(make, tmp_path):
     assert [log["step"] for log in trainer.state.log_history if "loss" in log] == [1, 2, 3]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "options",
     [

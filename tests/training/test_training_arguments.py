@@ -99,6 +99,7 @@ def test_help_and_training_share_their_defaults():
     assert described.items() <= used.items()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup", "inverse_sqrt"])
 def test_the_options_of_the_recipes_schedule_go_to_no_other(make_trainer, schedule):
     trainer = make_trainer(lr_scheduler_type=schedule)

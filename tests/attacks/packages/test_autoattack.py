@@ -27,6 +27,7 @@ def is_right(model, images, labels):
     return model(images).argmax(dim=1) == labels
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)
 def test_auto_attack(few, shortened, threat):
     model, images, labels = few

@@ -26,6 +26,7 @@ def labels_for(task):
     return torch.randint(0, 5, (2, *SIZE) if task == "segmentation" else (2,), generator=generator)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("attention", CERTIFIED_ATTENTIONS)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("strategy", IN_L2)
@@ -61,6 +62,7 @@ def test_without_a_strategy_the_scope_means_nothing(make_model, task):
         model.network_constants(*SIZE)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("strategy", IN_L2)
 def test_saved_models_come_back_bit_equal(make_model, images, tmp_path, strategy, task):

@@ -58,6 +58,7 @@ def test_no_l2_norm_of_an_overlapping_convolution_is_called_exact(make_model):
     assert reduction["exact"] == reduction["operator_norms"]["l2"] and reduction["bounded_norms"] == []
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("strategy", KEEPING)
 def test_a_stock_model_starts_with_its_own_logits(make_stock, images, tmp_path, task, strategy):

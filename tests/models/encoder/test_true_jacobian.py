@@ -26,6 +26,7 @@ def certified(make_model, strategy: str, attention: str, task: str = "segmentati
     return model.double().requires_grad_(False).merge()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("strategy", "attention"), CASES)
 def test_no_part_grows_more_than_its_constants(make_model, strategy, attention):
     """The Jacobian at random features, and where ascent of two points together leads from them."""
@@ -43,6 +44,7 @@ def test_no_part_grows_more_than_its_constants(make_model, strategy, attention):
         assert shares["l2_to_l2"] > 0.5, (name, shares)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("attention", ["energy", "softmax"])
 def test_no_logits_move_farther_than_the_network_says(make_model, attention, task):

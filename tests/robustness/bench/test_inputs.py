@@ -34,6 +34,7 @@ def clean_rows(report):
     return {row["model"]: row for row in report["rows"] if row["kind"] == "clean"}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("task", "sizes"), [("segmentation", (48, 90)), ("classification", (48, 80))])
 def test_each_model_is_scored_as_in_its_run(tmp_path, task, sizes):
     """Models of several sizes in one report: each has the scores that its run reported."""

@@ -94,6 +94,7 @@ def test_a_linear_loss_has_a_known_maximum():
     assert 0.25 - 1e-4 < moved[1].min() < 0.3 and moved[1].max() < 1 + 1e-4
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loss_rises(make_trainer, task):
     """On a trained model; each batch, though only the mean has to."""
@@ -197,6 +198,7 @@ def test_cost_in_the_log(make_trainer):
     assert all(math.isfinite(log["loss"]) and math.isfinite(log["grad_norm"]) for log in logs)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("strategy", [None, "stable_softplus", "jacobian_norm"])
 def test_under_autocast(make_trainer, strategy):
     """Every parameter gets its gradient: no cast weight of the attack's passes is taken for the training pass."""

@@ -108,6 +108,7 @@ def test_nothing_of_it_without_the_option(make_trainer):
     assert not any("loss_consistency" in log for log in trainer.state.log_history)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.each_value
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
