@@ -10,10 +10,11 @@ CERTIFIED_OUTPUT ?= runs/quickstart-certified
 BENCHMARKS ?= docs/benchmarks.md
 BENCHMARK_THREADS ?= 2
 STUDY_STAGES ?= screening camvid
-# Processes that share the tests, at most four: each imports torch, and beyond that the imports weigh more than the gain.
+# Processes that share the tests. On two cores three are fastest, as some tests wait for processes that they start; each
+# imports torch, so that many more weigh more than they gain.
 # `make test WORKERS=0` runs them in one process, for a debugger; PYTEST_OPTIONS="-k bounds" and the like choose some.
-WORKERS ?= logical
-PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
+WORKERS ?= 3
+PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: quickstart quickstart-certified install install-test install-bench install-robustness
 .PHONY: test test-all bench study study-runs quality style clean
