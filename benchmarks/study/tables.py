@@ -35,6 +35,7 @@ from results import (  # noqa: E402
 )
 
 CLEAN_SCORES = ("mean_iou", "overall_accuracy", "recall", "precision", "f1", "matthews_correlation")
+CLASSIFIED_SCORES = ("accuracy", "recall", "precision", "f1", "matthews_correlation")
 Column = tuple[str, Callable[[Run], float]]
 COLUMNS: tuple[Column, ...] = (
     (CLEAN, lambda run: run.score(CLEAN)),

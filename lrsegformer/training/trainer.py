@@ -19,7 +19,7 @@ from lrsegformer.models.task import task_of
 from lrsegformer.training.adversarial.batches import AdversarialBatchesMixin
 from lrsegformer.training.averaging import AveragedWeightsMixin
 from lrsegformer.training.data_workers import end_workers, settle_workers
-from lrsegformer.training.finite import FiniteChecks, FiniteWeights
+from lrsegformer.training.finite import FiniteChecks, FiniteWeights, overflow_finder
 from lrsegformer.training.jacobian_sampling import jacobian_sampling
 from lrsegformer.training.loss_options import settle_model
 from lrsegformer.training.loss_parts import LossParts
@@ -212,7 +212,8 @@ class LRSegformerTrainer(
             if self._losses is not None and "labels" in inputs:
                 self._losses.add(task_loss, self._count(inputs["labels"])[0], weighted)
         step = self.state.global_step + model.training
-        self._finite.see_losses(step, model.training, outputs["logits"], task_loss, weighted, consistency)
+        find = overflow_finder(self.accelerator, model, inputs)
+        self._finite.see_losses(step, model.training, outputs["logits"], task_loss, weighted, consistency, find)
         loss = task_loss + weighted if consistency is None else task_loss + weighted + consistency
         return (loss, outputs) if return_outputs else loss
 

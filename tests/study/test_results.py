@@ -23,6 +23,8 @@ def load(name: str) -> ModuleType:
 
 
 results, collect, split_camvid = load("results"), load("collect"), load("split_camvid")
+sys.modules["results"] = results  # As a script finds it, in its own folder.
+check = load("check")
 
 
 def run(arm: str, seed: int, clean: float, corrupted: float, weak: float, attacked: float):
@@ -109,3 +111,29 @@ def test_no_drive_of_training_is_in_the_unseen_set_and_no_frame_in_two(tmp_path)
     assert {name[:6] for name in parts["train"]} == {"0016E5", "0006R0"}
     assert {name[:6] for name in parts["unseen"]} == {"0001TP"}
     assert "0006R0_f00009.png" not in parts["train"] + parts["validation"]  # it looks like both its neighbours
+
+
+def stage(means: dict[str, float], spread: float = 0.01) -> list:
+    return [
+        run(arm, seed, mean + spread * (seed - 1.5), mean / 2, mean / 3, mean / 4)
+        for arm, mean in means.items()
+        for seed in (1, 2)
+    ]
+
+
+def test_a_stage_agrees_within_its_spread_and_differs_beyond_it():
+    committed = stage({"baseline": 0.5, "arm": 0.6})
+    assert all(one.agrees and one.again == one.committed for one in check.compare(committed, committed))
+    # Seeds a point apart: a deviation of 0.71, so that the smallest of one point counts, and three points are allowed.
+    near, far = (list(check.compare(committed, stage({"baseline": 0.5, "arm": 0.6 + off}))) for off in (0.029, 0.031))
+    assert [one.allowed for one in near] == pytest.approx([3.0] * 8)
+    assert all(one.agrees for one in near)
+    assert [(one.arm, one.condition) for one in far if not one.agrees] == [("arm", "clean")]
+    wide = list(check.compare(stage({"arm": 0.5}, spread=0.04), stage({"arm": 0.5})))
+    assert wide[0].condition == "clean" and wide[0].allowed == pytest.approx(3 * 4 / math.sqrt(2))
+
+
+def test_a_stage_that_lacks_a_seed_is_not_compared():
+    committed = stage({"baseline": 0.5, "arm": 0.6})
+    with pytest.raises(SystemExit, match=r"arm: seeds \[1, 2\] are committed, and \[1\] were run again"):
+        list(check.compare(committed, committed[:-1]))

@@ -8,6 +8,7 @@ import torch
 from lrsegformer.errors import InputError
 from lrsegformer.losses import consistency_loss
 from lrsegformer.training.adversarial.perturbation import AdversarialTraining, pixel_statistics
+from lrsegformer.training.finite import overflow_finder
 
 
 class AdversarialBatchesMixin:
@@ -57,7 +58,7 @@ class AdversarialBatchesMixin:
         def loss(images: torch.Tensor) -> torch.Tensor:
             attacked = {**inputs, "pixel_values": images}
             outputs = self._outputs(model, attacked)
-            self._finite.see_logits(self.state.global_step + 1, True, outputs["logits"].detach())
+            self._see_logits(model, attacked, outputs["logits"])
             return self.task_loss(outputs, attacked)
 
         return loss
@@ -81,8 +82,12 @@ class AdversarialBatchesMixin:
         if "jacobian_weights" in inputs:  # The penalty is of the clean images.
             inputs["jacobian_weights"] = torch.zeros_like(inputs["jacobian_weights"])
         logits = self._outputs(model, inputs)["logits"]
-        self._finite.see_logits(self.state.global_step + 1, True, logits.detach())
+        self._see_logits(model, inputs, logits)
         return logits
+
+    def _see_logits(self, model: torch.nn.Module, inputs: dict[str, Any], logits: torch.Tensor) -> None:
+        find = overflow_finder(self.accelerator, model, inputs)
+        self._finite.see_logits(self.state.global_step + 1, True, logits.detach(), find)
 
     def _divergence(self, clean: torch.Tensor, perturbed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return consistency_loss(clean, perturbed, labels, self._ignore_index, self._class_weights())

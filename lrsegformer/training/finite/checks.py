@@ -51,20 +51,29 @@ class FiniteChecks:
         task_loss: torch.Tensor,
         penalty: torch.Tensor,
         consistency: torch.Tensor | None = None,
+        find: Callable[[], str | None] | None = None,
     ) -> None:
-        """What a forward pass gave: of optimizer step `step`, or of an evaluation after it."""
+        """
+        What a forward pass gave: of optimizer step `step`, or of an evaluation after it.
+
+        Args:
+            find (`Callable`, *optional*): gives the layer whose outputs are not finite, where the run stops at once
+                for its logits.
+        """
         loss_is_finite = task_loss.isfinite()
         # The logits are the cause to name where the loss is wrong, and all that an evaluation goes by.
         if not (self._at_once and training and loss_is_finite):
-            self.see_logits(step, training, logits)
+            self.see_logits(step, training, logits, find)
         self._see("task loss", step, training, loss_is_finite)
         self._see("Lipschitz penalty", step, training, penalty.isfinite())
         if consistency is not None:
             self._see("consistency loss", step, training, consistency.isfinite())
 
-    def see_logits(self, step: int, training: bool, logits: torch.Tensor) -> None:
-        """The logits of a forward pass."""
-        self._see("logits", step, training, logits.isfinite().all())
+    def see_logits(
+        self, step: int, training: bool, logits: torch.Tensor, find: Callable[[], str | None] | None = None
+    ) -> None:
+        """The logits of a forward pass; `find` as [`see_losses`] has it."""
+        self._see("logits", step, training, logits.isfinite().all(), find)
 
     @torch.no_grad()
     def see_gradients(self, step: int, model: torch.nn.Module) -> None:
@@ -148,25 +157,33 @@ class FiniteChecks:
         self._sizes[part] = names, sizes
         self._see(part, step, True, is_finite)
 
-    def _see(self, part: str, step: int, training: bool, is_finite: torch.Tensor) -> None:
+    def _see(
+        self,
+        part: str,
+        step: int,
+        training: bool,
+        is_finite: torch.Tensor,
+        find: Callable[[], str | None] | None = None,
+    ) -> None:
         if not self._at_once:
             first = self._first_steps.get((part, training))
             now = torch.where(is_finite, NEVER, step)
             self._first_steps[part, training] = now if first is None else torch.minimum(first, now)
         elif not is_finite:
-            raise self._error_of(part, step, training)
+            raise self._error_of(part, step, training, find() if find else None)
 
-    def _error_of(self, part: str, step: int, training: bool) -> NotFiniteError:
+    def _error_of(self, part: str, step: int, training: bool, layer: str | None = None) -> NotFiniteError:
         where = f"step {step}" if training else f"evaluation after step {step}"
         if part in self._sizes:
             part += f" of {_listed(self._largest(part))}"
         verb = "are" if part == "logits" else "is"
+        first = f", first the outputs of {layer}" if layer else ""
         lambda_lip = self._arguments.lambda_lip
         of_penalty = part == "Lipschitz penalty" or (part.startswith("gradient") and lambda_lip > LARGE_WEIGHT)
         remedies = [f"lower --lambda_lip ({lambda_lip:g})"] if of_penalty else []
         if part == "consistency loss":
             remedies.append(f"lower --trades_beta ({self._arguments.trades_beta:g})")
-        return self._error(f"{where}: the {part} {verb} not finite", remedies)
+        return self._error(f"{where}: the {part} {verb} not finite{first}", remedies)
 
     def _error(self, found: str, remedies: Sequence[str] = ()) -> NotFiniteError:
         """The line for what was found, with the options that help and the checkpoint that is left."""
