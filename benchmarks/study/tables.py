@@ -7,10 +7,12 @@ The tables and figures of docs/study.md, from the JSON files beside it (`make st
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,6 +45,18 @@ COLUMNS: tuple[Column, ...] = (
     (WEAK_ATTACK, lambda run: run.score(WEAK_ATTACK)),
     (ATTACK, lambda run: run.score(ATTACK)),
     ("unseen drive", lambda run: run.score(CLEAN, UNSEEN)),
+)
+
+
+SMALL_COLUMNS: tuple[Column, ...] = (
+    *COLUMNS[:2],
+    ("PGD 2/255", lambda run: run.score("pgd-linf-2")),
+    ("PGD 4/255", lambda run: run.score("pgd-linf-4")),
+)
+STRONGEST_COLUMNS: tuple[Column, ...] = (
+    COLUMNS[0],
+    ("PGD 1/255", lambda run: run.score("pgd-linf-1")),
+    ("SEA 1/255", lambda run: run.score("sea-linf-1")),
 )
 
 
@@ -132,10 +146,22 @@ def generalisation_table(arms: dict[str, list[Run]]) -> str:
     return mean_table(arms, columns)
 
 
-def clean_table(arms: dict[str, list[Run]]) -> str:
+def clean_table(arms: dict[str, list[Run]], scores: Sequence[str] = CLEAN_SCORES) -> str:
     """All scores of clean validation images at the end of training."""
-    columns = [(name, lambda run, name=name: run.score("", "train", name)) for name in CLEAN_SCORES]
+    columns = [(name, lambda run, name=name: run.score("", "train", name)) for name in scores]
     return mean_table(arms, columns)
+
+
+def cost_table(measured: dict[str, Any]) -> str:
+    """Time and memory of a step, of the arms that `costs.py` has measured; each arm beside the baseline's round."""
+    baseline = measured["arms"][0]
+    rows = []
+    for arm in measured["arms"]:
+        ratios = [ours / theirs for ours, theirs in zip(arm["seconds"], baseline["seconds"], strict=True)]
+        seconds, megabytes = statistics.median(arm["seconds"]), statistics.median(arm["megabytes"])
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        rows.append([arm["arm"], f"{seconds:.3f}", f"{statistics.median(ratios):.2f}", spread, f"{megabytes:.0f}"])
+    return markdown_table(["arm", "seconds", "of the baseline's", "over rounds", "megabytes"], rows)
 
 
 def _gap(run: Run) -> float:
@@ -148,23 +174,37 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
+def _tables(results: Path) -> Iterator[tuple[str, str]]:
+    """Every section's name and table."""
+    yield "screening", screening_table(read_runs(results / "screening.json"))
+    comparison = by_arm(read_runs(results / "camvid.json"))
+    yield "scores", mean_table(comparison, COLUMNS)
+    yield "paired", paired_table(comparison, COLUMNS)
+    yield "goals", goal_table(comparison)
+    yield "equal-clean", equal_clean_table(comparison, COLUMNS)
+    yield "generalisation", generalisation_table(comparison)
+    yield "clean", clean_table(comparison)
+    strongest = by_arm(read_runs(results / "sea.json"))
+    yield "sea", mean_table(strongest, STRONGEST_COLUMNS)
+    classified = by_arm(read_runs(results / "tiny_imagenet.json"))
+    yield "classification", mean_table(classified, COLUMNS[:4])
+    yield "classification-paired", paired_table(classified, COLUMNS[:4])
+    yield "classification-goals", goal_table(classified)
+    yield "classification-clean", clean_table(classified, CLASSIFIED_SCORES)
+    yield "costs", cost_table(json.loads((results / "costs.json").read_text(encoding="utf-8")))
+    small = by_arm(read_runs(results / "digits.json"))
+    yield "digits", mean_table(small, SMALL_COLUMNS)
+    yield "digits-paired", paired_table(small, SMALL_COLUMNS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("docs/study"), help="folder of the JSON files")
     parser.add_argument("--document", type=Path, default=Path("docs/study.md"), help="file that holds the sections")
     arguments = parser.parse_args()
-    screening = read_runs(arguments.results / "screening.json")
-    replace_section(arguments.document, "screening", screening_table(screening))
-    comparison = by_arm(read_runs(arguments.results / "camvid.json"))
-    for name, table in (
-        ("scores", mean_table(comparison, COLUMNS)),
-        ("paired", paired_table(comparison, COLUMNS)),
-        ("goals", goal_table(comparison)),
-        ("equal-clean", equal_clean_table(comparison, COLUMNS)),
-        ("generalisation", generalisation_table(comparison)),
-        ("clean", clean_table(comparison)),
-    ):
+    for name, table in _tables(arguments.results):
         replace_section(arguments.document, name, table)
+    comparison = by_arm(read_runs(arguments.results / "camvid.json"))
     plot_frontier(comparison, COLUMNS[1:], arguments.results / "frontier.png")
 
 
