@@ -1,43 +1,19 @@
 """Rule 5 of the design: loss, penalty and gradients do not depend on how a batch is split."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.invariants import split_runner as runner
 from tests.ranks import run_two_ranks
 
-RUNNER = Path(__file__).with_name("split_runner.py")
-# Task, strategy, scope, and steps of adversarial training, negative for those with the loss of TRADES. Further cases
-# take the way through the command line, in test_command_splits.py.
-FEW = (
-    ("segmentation", "stable_softplus", "head", 2),
-    ("segmentation", "jacobian_norm", "network", 0),
-    ("classification", "geometric_mean", "certified", 0),
-)
-MANY = (
-    ("segmentation", "stable_softplus", "head", 0),
-    ("segmentation", "jacobian_norm", "head", 0),
-    ("segmentation", "geometric_mean", "network", 0),
-    ("segmentation", "geometric_mean", "certified", 0),
-    ("classification", "stable_softplus", "head", 0),
-    ("classification", "stable_softplus", "head", 1),
-    ("segmentation", "stable_softplus", "head", -1),
-)
+RUNNER = Path(runner.__file__)
+# The first in `make test`; further cases take the way through the command line, in test_command_splits.py.
+FEW, MANY = runner.FEW, runner.MANY
 CASES = [*FEW, *(pytest.param(case, marks=pytest.mark.slow) for case in MANY)]
 LOSSES = ("loss", "loss_task", "loss_lipschitz", "grad_norm")
-
-
-@pytest.fixture(scope="module")
-def runner():
-    """The runner as a module."""
-    specification = importlib.util.spec_from_file_location("split_runner", RUNNER)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    assert (module.FEW, module.MANY) == (FEW, MANY)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +49,7 @@ def of_ranks(folder: Path, case: tuple) -> list[dict]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_accumulation_and_processes(runner, two_processes, tmp_path, case):
+def test_accumulation_and_processes(two_processes, tmp_path, case):
     whole = runner.run(*case, 8, 1, str(tmp_path))
     assert whole["world_size"] == 1 and len(whole["logs"]) == 2
     assert all(log["loss_task"] > 0 and log["loss_lipschitz"] > 0 for log in whole["logs"])
@@ -86,7 +62,7 @@ def test_accumulation_and_processes(runner, two_processes, tmp_path, case):
 
 
 @pytest.mark.slow
-def test_averaged_weights(runner, two_processes, tmp_path):
+def test_averaged_weights(two_processes, tmp_path):
     """Every process has the same average, to the bit, and it is that of one process."""
     whole = runner.run(*MANY[0], 8, 1, str(tmp_path), runner.AVERAGED)
     first, second = (torch.load(two_processes("many") / f"averaged-{rank}.pt") for rank in range(2))
@@ -99,7 +75,7 @@ def test_averaged_weights(runner, two_processes, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FEW + MANY, ids=lambda case: "-".join(map(str, case)))
-def test_sharded_processes(runner, two_processes, tmp_path, case):
+def test_sharded_processes(two_processes, tmp_path, case):
     """With parameters, gradients and optimizer states sharded over the two processes."""
     folder = two_processes("fsdp2")
     if not runner.shards(*case):
@@ -113,7 +89,7 @@ def test_sharded_processes(runner, two_processes, tmp_path, case):
 
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(("task", "steps"), [("segmentation", 2), ("classification", 1)])
-def test_adversarial_starts_by_position_would_be_another_loss(runner, tmp_path, monkeypatch, task, steps):
+def test_adversarial_starts_by_position_would_be_another_loss(tmp_path, monkeypatch, task, steps):
     """What the cases with an attack are worth: both the attack and its random starts are far above the tolerance."""
     whole = runner.run(task, "stable_softplus", "head", steps, 8, 1, str(tmp_path))
     with pytest.raises(AssertionError):
@@ -125,7 +101,7 @@ def test_adversarial_starts_by_position_would_be_another_loss(runner, tmp_path, 
         assert_same(runner.run(task, "stable_softplus", "head", steps, 2, 4, str(tmp_path)), whole)
 
 
-def test_a_mean_of_means_would_be_another_evaluation(runner, tmp_path, monkeypatch):
+def test_a_mean_of_means_would_be_another_evaluation(tmp_path, monkeypatch):
     """What transformers' own mean over the batches would give."""
     whole = runner.run("segmentation", "stable_softplus", "head", 0, 8, 1, str(tmp_path))
     monkeypatch.setattr("lrsegformer.training.scoring.RunningLoss.add", by_batch)
@@ -138,7 +114,7 @@ def by_batch(self, task_loss, weight, penalty):
     self._penalty = penalty
 
 
-def test_a_mean_of_means_would_be_another_loss(runner, tmp_path, monkeypatch):
+def test_a_mean_of_means_would_be_another_loss(tmp_path, monkeypatch):
     """What the test above is worth: on these images the common mistake is far outside its tolerance."""
 
     class MeanOfMeans(runner.LRSegformerTrainer):

@@ -1,6 +1,5 @@
 """Rule 5 of the design, through the command line: what a run gives does not depend on how its batch is split."""
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from lrsegformer import STRATEGIES
 from lrsegformer.data import DataArguments, load_data
+from tests.invariants import command_runner as runner
 from tests.ranks import run_two_ranks
 
-RUNNER = Path(__file__).with_name("command_runner.py")
+RUNNER = Path(runner.__file__)
 # Task, strategy, scope, steps of adversarial training, precision.
 IN_SECONDS = ("segmentation-orthogonal-network-0-float64",)
 ATTACKED = ("segmentation-stable_softplus-head-2-float64", "classification-stable_softplus-head-1-float64")
@@ -48,16 +48,7 @@ MODELS = {"segmentation": AutoModelForSemanticSegmentation, "classification": Au
 
 
 @pytest.fixture(scope="module")
-def runner():
-    """The runner as a module."""
-    specification = importlib.util.spec_from_file_location("command_runner", RUNNER)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def whole(runner, tmp_path_factory) -> Callable[[str], Path]:
+def whole(tmp_path_factory) -> Callable[[str], Path]:
     """`whole(case)`: the run of all 8 images at once."""
     return lru_cache(lambda case: runner.run(case, 8, 1, tmp_path_factory.mktemp("whole") / case))
 
@@ -117,7 +108,7 @@ def assert_same(found: Path, expected: Path) -> None:
 
 
 @torch.no_grad()
-def loss_by_hand(runner, case: str, folder: Path) -> float:
+def loss_by_hand(case: str, folder: Path) -> float:
     """The mean over the pixels, or images, of the validation split, by torch's own loss, image by image."""
     task = case.split("-")[0]
     arguments = DataArguments(dataset="digits", image_size=runner.SIDE, max_eval_samples=runner.EVALUATED)
@@ -135,11 +126,11 @@ def loss_by_hand(runner, case: str, folder: Path) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_accumulation(runner, whole, tmp_path, case):
+def test_accumulation(whole, tmp_path, case):
     expected = whole(case)
     assert len(logs_of(expected)) == runner.STEPS == STEPS_TAKEN
     results = json.loads((expected / "run" / "all_results.json").read_text())
-    assert results["eval_loss_task"] == pytest.approx(loss_by_hand(runner, case, expected), rel=1e-6)
+    assert results["eval_loss_task"] == pytest.approx(loss_by_hand(case, expected), rel=1e-6)
     assert_same(runner.run(case, 2, 4, tmp_path / case), expected)
 
 
@@ -174,7 +165,7 @@ SEGMENTATION = "segmentation-stable_softplus-head-0-float32"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ATTACKED)
-def test_adversarial_starts_by_position_would_be_another_loss(runner, whole, tmp_path, monkeypatch, case):
+def test_adversarial_starts_by_position_would_be_another_loss(whole, tmp_path, monkeypatch, case):
     """What the cases with an attack are worth: both the attack and its random starts are far above the tolerance."""
     task, strategy, scope, _, precision = case.split("-")
     with pytest.raises(AssertionError):
@@ -187,7 +178,7 @@ def test_adversarial_starts_by_position_would_be_another_loss(runner, whole, tmp
 
 
 @pytest.mark.slow
-def test_means_of_means_would_be_another_loss(runner, whole, tmp_path, monkeypatch):
+def test_means_of_means_would_be_another_loss(whole, tmp_path, monkeypatch):
     """What the tests above are worth: on these images the common mistakes are far outside their tolerance."""
 
     def by_batch(self, task_loss, weight, penalty):
@@ -200,7 +191,7 @@ def test_means_of_means_would_be_another_loss(runner, whole, tmp_path, monkeypat
     split, expected = runner.run(SEGMENTATION, 2, 4, tmp_path / SEGMENTATION), whole(SEGMENTATION)
     tasks = [logs_of(folder)[0]["loss_task"] for folder in (split, expected)]
     assert abs(tasks[0] / tasks[1] - 1) > 1e-3
-    by_hand = loss_by_hand(runner, SEGMENTATION, split)
+    by_hand = loss_by_hand(SEGMENTATION, split)
     results = json.loads((split / "run" / "all_results.json").read_text())
     assert abs(results["eval_loss_task"] / by_hand - 1) > 1e-4
     with pytest.raises(AssertionError):

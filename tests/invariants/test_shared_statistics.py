@@ -1,23 +1,15 @@
 """What several processes report is what the saved model scores: also where each has seen other batches."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from lrsegformer.models.loading import load_model
+from tests.invariants import statistics_runner as runner
 from tests.ranks import run_two_ranks
 
-RUNNER = Path(__file__).with_name("statistics_runner.py")
-
-
-@pytest.fixture(scope="module")
-def runner():
-    specification = importlib.util.spec_from_file_location("statistics_runner", RUNNER)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+RUNNER = Path(runner.__file__)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +18,7 @@ def two_processes(made_once) -> Path:
 
 
 @pytest.mark.parametrize("name", ["plain", "averaged"])
-def test_two_processes_score_the_model_that_is_saved(runner, two_processes, tmp_path, name):
+def test_two_processes_score_the_model_that_is_saved(two_processes, tmp_path, name):
     saved = runner.scores(runner.make_trainer(tmp_path, load_model("segmentation", str(two_processes / name)), None))
     for rank in range(2):
         found = json.loads((two_processes / f"{name}-{rank}.json").read_text())

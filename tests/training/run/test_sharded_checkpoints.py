@@ -29,13 +29,6 @@ NEVER = "log,1000"
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("program") / "program.py"
-    file.write_text(PROGRAM, encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
 def whole(program, made_once) -> Path:
     """A run of two processes that nobody kills."""
 

@@ -32,13 +32,6 @@ NEVER = "none,log,0,0,none"
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("program") / "program.py"
-    file.write_text(PROGRAM, encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
 def whole(program, made_once) -> Path:
     """A run of two processes that nobody stops."""
     return made_once(
