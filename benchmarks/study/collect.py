@@ -30,8 +30,8 @@ def collect(folder: Path) -> dict[str, Any]:
         folder (`Path`): of the matrix, with its `matrix.json`.
 
     Returns:
-        `dict`: `versions` and `cells`; a cell has its `arm` (its name in the file of the matrix), its coordinates
-        and `measures`: step -> condition -> score -> value.
+        `dict`: `versions` and `cells`; a cell has its `arm` (its name in the file of the matrix, or scope and
+        strategy), its coordinates and `measures`: step -> condition -> score -> value.
     """
     entries = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))
     cells = []
@@ -41,12 +41,17 @@ def collect(folder: Path) -> dict[str, Any]:
             continue
         cells.append(
             {
-                "arm": entry["variation"] or BASELINE,
+                "arm": entry["variation"] or _arm(entry),
                 **{name: entry[name] for name in COORDINATES},
                 "measures": _nested(cell_measures(folder, entry)),
             }
         )
     return {"versions": {name: importlib.metadata.version(name) for name in PACKAGES}, "cells": cells}
+
+
+def _arm(entry: Mapping[str, Any]) -> str:
+    """What a cell without a name of its own is called."""
+    return BASELINE if entry["variant"] == BASELINE else f"{entry['scope']}_{entry['strategy']}"
 
 
 def _nested(measures: Iterable[Measure]) -> Mapping[str, Any]:

@@ -48,6 +48,10 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
+def _certified(radius: int) -> Callable[[Run], float]:
+    return lambda run: run.score(f"certified, l2 {radius}/255", "certify", "accuracy")
+
+
 SMALL_COLUMNS: tuple[Column, ...] = (
     *COLUMNS[:2],
     ("PGD 2/255", lambda run: run.score("pgd-linf-2")),
@@ -57,6 +61,10 @@ STRONGEST_COLUMNS: tuple[Column, ...] = (
     COLUMNS[0],
     ("PGD 1/255", lambda run: run.score("pgd-linf-1")),
     ("SEA 1/255", lambda run: run.score("sea-linf-1")),
+)
+CERTIFIED_COLUMNS: tuple[Column, ...] = (
+    (CLEAN, lambda run: run.score("", "train", "overall_accuracy")),
+    *((f"certified, {radius}/255", _certified(radius)) for radius in (18, 36, 72)),
 )
 
 
@@ -191,6 +199,7 @@ def _tables(results: Path) -> Iterator[tuple[str, str]]:
     yield "classification-paired", paired_table(classified, COLUMNS[:4])
     yield "classification-goals", goal_table(classified)
     yield "classification-clean", clean_table(classified, CLASSIFIED_SCORES)
+    yield "certified", mean_table(by_arm(read_runs(results / "certified.json")), CERTIFIED_COLUMNS)
     yield "costs", cost_table(json.loads((results / "costs.json").read_text(encoding="utf-8")))
     small = by_arm(read_runs(results / "digits.json"))
     yield "digits", mean_table(small, SMALL_COLUMNS)

@@ -83,14 +83,17 @@ def test_what_is_collected_is_read_back(tmp_path, capsys):
     done = {"status": "done"}
     entry = {
         **{"name": "cell", "folder": "cell", "status": "done", "variation": "adversarial_1", "task": "segmentation"},
-        **{"strategy": None, "scope": None, "lambda_lip": None, "seed": 3},
+        **{"variant": "baseline", "strategy": None, "scope": None, "lambda_lip": None, "seed": 3},
         "steps": {"train": {**done, "command": "finetune-seg"}, "seen": {**done, "command": "robustness"}},
     }
+    plain = {**entry, "variation": None}
+    constrained = {**plain, "variant": "lipschitz", "scope": "certified", "strategy": "orthogonal"}
     waiting = {**entry, "name": "other", "status": "pending"}
-    (tmp_path / "matrix.json").write_text(json.dumps([entry, waiting]))
+    (tmp_path / "matrix.json").write_text(json.dumps([entry, plain, constrained, waiting]))
     (tmp_path / "out.json").write_text(json.dumps(collect.collect(tmp_path)))
     assert "other" in capsys.readouterr().out
-    (found,) = results.read_runs(tmp_path / "out.json")
+    found, *unnamed = results.read_runs(tmp_path / "out.json")
+    assert [run.arm for run in unnamed] == ["baseline", "certified_orthogonal"]
     assert (found.arm, found.seed) == ("adversarial_1", 3)
     assert found.score(results.ATTACK) == 25.0
     assert found.score("", "train", "mean_iou") == 50.0
