@@ -1,4 +1,4 @@
-"""The figure of docs/study.md: what an arm scores clean, and what it scores under each condition."""
+"""The figures of docs/study.md: what an arm scores clean, and what it scores under each condition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from results import CLEAN, LENGTHS, Run  # noqa: E402
 
-COLOUR_OF_BASELINES, COLOUR_OF_ARMS = "#555555", "#2a6f97"
+COLOUR_OF_BASELINES, SHADES = "#333333", ("#ffffff", "#999999", "#333333")
+SHOWN_SCORE = {"segmentation": "mIoU", "classification": "accuracy"}
 
 
 def plot_frontier(
@@ -36,32 +37,26 @@ def plot_frontier(
         _panel(axes, arms, name, value)
     for axes in panels.flat[len(columns) :]:
         axes.set_visible(False)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(image, dpi=110)
     pyplot.close(figure)
 
 
 def _panel(axes: Axes, arms: Mapping[str, Sequence[Run]], name: str, value: Callable[[Run], float]) -> None:
     curve = []
-    for number, (arm, runs) in enumerate(arms.items()):
+    for arm, runs in arms.items():
         across, up = [run.score(CLEAN) for run in runs], [value(run) for run in runs]
         place = statistics.fmean(across), statistics.fmean(up)
-        is_baseline = arm in LENGTHS
-        if is_baseline:
+        look = {"fmt": "o"}
+        if arm in LENGTHS:
+            look = {"fmt": "s", "color": COLOUR_OF_BASELINES, "markerfacecolor": SHADES[LENGTHS.index(arm)]}
             curve.append(place)
-        axes.errorbar(
-            *place,
-            xerr=_deviation(across),
-            yerr=_deviation(up),
-            fmt="s" if is_baseline else "o",
-            color=COLOUR_OF_BASELINES if is_baseline else COLOUR_OF_ARMS,
-            markersize=5,
-            linewidth=0.7,
-        )
-        above = 5 if number % 2 else -11
-        axes.annotate(arm.replace("_", " "), place, xytext=(5, above), textcoords="offset points", fontsize=7)
+        spread = {"xerr": _deviation(across), "yerr": _deviation(up), "linewidth": 0.7}
+        axes.errorbar(*place, **spread, **look, markersize=6, label=arm.replace("_", " "))
     axes.plot(*zip(*sorted(curve), strict=True), color=COLOUR_OF_BASELINES, linewidth=0.8, linestyle="--")
-    axes.set_xlabel("clean mIoU, %")
-    axes.set_ylabel(f"mIoU, {name}, %")
+    score = SHOWN_SCORE[runs[0].task]
+    axes.set_xlabel(f"clean {score}, %")
+    axes.set_ylabel(f"{score}, {name}, %")
     axes.margins(0.15)
 
 

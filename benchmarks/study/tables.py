@@ -215,6 +215,8 @@ def main() -> None:
         replace_section(arguments.document, name, table)
     comparison = by_arm(read_runs(arguments.results / "camvid.json"))
     plot_frontier(comparison, COLUMNS[1:], arguments.results / "frontier.png")
+    classified = by_arm(read_runs(arguments.results / "tiny_imagenet.json"))
+    plot_frontier(classified, COLUMNS[1:4], arguments.results / "frontier_classification.png")
 
 
 if __name__ == "__main__":
