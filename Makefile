@@ -9,7 +9,7 @@ OUTPUT ?= runs/quickstart
 CERTIFIED_OUTPUT ?= runs/quickstart-certified
 BENCHMARKS ?= docs/benchmarks.md
 BENCHMARK_THREADS ?= 2
-STUDY_STAGES ?= screening camvid tiny_imagenet digits
+STUDY_STAGES ?= screening camvid tiny_imagenet digits sea certified
 # Processes that share the tests. On two cores three are fastest, as some tests wait for processes that they start; each
 # imports torch, so that many more weigh more than they gain.
 # `make test WORKERS=0` runs them in one process, for a debugger; PYTEST_OPTIONS="-k bounds" and the like choose some.
