@@ -70,5 +70,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "b5": {"depths": (3, 6, 40, 3), "hidden_sizes": _HIDDEN, "decoder_hidden_size": 768},
 }
 
+# What the Trainer's processes say: the names of transformers.
+LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
+
 # In 1/255 of the pixels' range, in l2.
 CERTIFIED_RADIUS = 36.0

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.training_args import trainer_log_levels
 
 from lrsegformer import LRSegformerConfig, LRSegformerForSemanticSegmentation
-from lrsegformer.choices import ARCHITECTURES, PENALTY_REDUCTIONS, SCOPES, TASKS
+from lrsegformer.choices import ARCHITECTURES, LOG_LEVELS, PENALTY_REDUCTIONS, SCOPES, TASKS
 from lrsegformer.cli.finetune import DESCRIPTIONS
 from lrsegformer.models.loading import build_model
 
@@ -19,6 +20,10 @@ MILLIONS = {
     "b4": (64.11, 3.266),
     "b5": (84.71, 3.266),
 }
+
+
+def test_log_levels_are_those_of_transformers():
+    assert LOG_LEVELS == tuple(trainer_log_levels)
 
 
 def count(module: torch.nn.Module) -> int:

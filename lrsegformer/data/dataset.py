@@ -1,8 +1,10 @@
-"""The PyTorch data set that the Trainer reads, and the collator of its batches."""
+"""The PyTorch data set that the Trainer reads, the collator of its batches, and whether workers can hand them over."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Listener
 from typing import Any
 
 import numpy as np
@@ -101,3 +103,28 @@ def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
         )
     # Stacks; in a worker process straight into the shared memory through which the batch travels.
     return torch.utils.data.default_collate(tensors)
+
+
+def refuse_mute_workers(number: int) -> None:
+    """
+    Refuse worker processes that could not hand over a batch.
+
+    Torch passes tensors through sockets in the folder for temporary files. Where one cannot be made there, as its path
+    would be longer than a socket's may (107 bytes on Linux), the batch is lost in a thread of the worker, and the run
+    waits for it for ever (we found no upstream issue).
+
+    Args:
+        number (`int`): of the workers; none need no socket.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: the folder for temporary files takes no socket.
+    """
+    if number == 0 or torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
+        return
+    try:
+        Listener().close()
+    except OSError as error:
+        raise InputError(
+            f"TMPDIR: in {tempfile.gettempdir()} no socket can be made ({error.strerror or error}), through which "
+            "worker processes hand over batches: name a folder of a shorter path, or give --dataloader_num_workers 0."
+        ) from None

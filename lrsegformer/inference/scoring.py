@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
-from lrsegformer.data.dataset import ImageDataset
+from lrsegformer.data.dataset import ImageDataset, refuse_mute_workers
 from lrsegformer.data.transforms import nearest_crop
 from lrsegformer.evaluation.prediction import largest_class
 from lrsegformer.evaluation.protocols import SCALES
@@ -97,6 +97,7 @@ def score(
     state = processes()
     own = range(state.process_index, len(dataset), state.num_processes)
     chunks = [list(own[start : start + batch_size]) for start in range(0, len(own), batch_size)]
+    refuse_mute_workers(num_workers)
     loader = DataLoader(dataset, batch_sampler=chunks, num_workers=num_workers, collate_fn=list)
     counting = _Counting(predictor, dataset.transform, protocols, ignore_index)
     with logging.tqdm(total=len(own), unit="image", disable=not state.is_main_process) as bar:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from lrsegformer.data.dataset import refuse_mute_workers
 from lrsegformer.data.examples import open_image
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.errors import InputError
@@ -98,6 +99,7 @@ class ImageStream(IterableDataset):
 
 def batches(stream: ImageStream, batch_size: int, num_workers: int) -> Iterator[list[Ready]]:
     """Lists of images whose inputs have one size, and lists of those without an image."""
+    refuse_mute_workers(num_workers)
     loader = DataLoader(stream, batch_size=batch_size, num_workers=num_workers, collate_fn=list)
     for several in loader:
         yield from of_one_size(several, lambda one: one.inputs)

@@ -7,6 +7,7 @@ from lrsegformer.choices import (
     ARCHITECTURES,
     CERTIFIED_ATTENTIONS,
     ENCODER_SCOPES,
+    LOG_LEVELS,
     LORA_TARGETS,
     NO_STRATEGY,
     PENALTIES,
@@ -269,7 +270,10 @@ class TrainingDefaults:
     )
     log_level_replica: str = field(
         default="error",
-        metadata={"help": "What other processes than the first may say: what they warn of, it says as well."},
+        metadata={
+            "help": "What other processes than the first may say: what they warn of, it says as well.",
+            "choices": LOG_LEVELS,
+        },
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide NaN losses from the log, at the cost of a device sync a step."}

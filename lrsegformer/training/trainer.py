@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from lrsegformer._compat import remove_autocast
 from lrsegformer._compat_trainer import ShardedTrainingMixin, StrictCheckpointMixin
+from lrsegformer.data.dataset import refuse_mute_workers
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.hub.pushing import RunUploadMixin
 from lrsegformer.losses import total_weight, valid_pixels
@@ -64,13 +65,13 @@ class LRSegformerTrainer(
     Args:
         model: [`LRSegformerForSemanticSegmentation`], [`LRSegformerForImageClassification`], or a stock SegFormer.
         args ([`LRSegformerTrainingArguments`]): recipe and weight of the penalty.
-        kwargs: everything else that [`~transformers.Trainer`] takes. With a `compute_loss_func` the model gets no
-            labels, and the loss of an evaluation is that function's alone.
+        kwargs: as of [`~transformers.Trainer`]. With a `compute_loss_func` the model gets no labels, and the loss of
+            an evaluation is that function's alone.
 
     Raises:
         [`~lrsegformer.errors.InputError`]: for any other model; for `label_smoothing_factor` with a stock model for
             segmentation; for a constrained model under ZeRO stage 3; for adversarial training of a sharded model, or
-            of images whose normalisation is not known.
+            of images whose normalisation is not known; for worker processes that could not hand over batches.
     """
 
     # compute_loss normalises over the whole accumulated batch.
@@ -84,6 +85,7 @@ class LRSegformerTrainer(
                 f"args is a {type(args).__name__}: give LRSegformerTrainingArguments, which has the same options and "
                 "those of the penalty."
             )
+        refuse_mute_workers(args.dataloader_num_workers)
         given = signature(Trainer.__init__).bind(self, model, args, *others, **named).arguments
         if given.get("eval_dataset") is None and args.evaluates_by_recipe():
             args.eval_strategy = IntervalStrategy.NO

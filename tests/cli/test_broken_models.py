@@ -75,6 +75,8 @@ FAULTS = {
     "heads of half": (CONFIG, with_field("num_attention_heads", [0.5, 1, 2, 2])),
     "no channels": (CONFIG, with_field("num_channels", 0)),
     "decoder width a list": (CONFIG, with_field("decoder_hidden_size", [12])),
+    "an architecture of null": (CONFIG, with_field("architectures", [None])),
+    "architectures a word": (CONFIG, with_field("architectures", "LRSegformer")),
     "classes a list": (CONFIG, with_field("id2label", ["a", "b"])),
     "an epsilon that is a word": (CONFIG, with_field("layer_norm_eps", "small")),
     "a dropout that is NaN": (CONFIG, with_field("hidden_dropout_prob", math.nan)),

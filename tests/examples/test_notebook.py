@@ -1,5 +1,7 @@
 """examples/quickstart.ipynb as a reader runs it: from its own images to a certified picture."""
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -28,6 +30,16 @@ def test_it_is_kept_without_outputs_and_in_short_cells(notebook):
         assert cell.cell_type == "markdown" or (cell.outputs == [] and cell.execution_count is None)
         assert len(cell.source.splitlines()) <= 35
         assert all(len(line) <= 140 for line in cell.source.splitlines())
+
+
+def test_what_it_imports_is_there(notebook):
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code" and "%" not in cell.source[:1])
+    imported = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imported if node.module.startswith("lrsegformer")]
+    assert len(ours) > 5
+    for node in ours:
+        module = importlib.import_module(node.module)
+        assert [name.name for name in node.names if not hasattr(module, name.name)] == [], node.module
 
 
 @pytest.mark.slow

@@ -73,6 +73,9 @@ def _fault_of_config(folder: Path) -> str | None:
     for field in _NUMBERS:
         if config.get(field) is not None and not _is_above(config[field], -math.inf):
             return f"has a {CONFIG_FILE} whose {field} is {config[field]!r}, no finite number"
+    architectures = config.get("architectures")
+    if architectures is not None and not (isinstance(architectures, list) and all(map(_is_text, architectures))):
+        return f"has a {CONFIG_FILE} whose architectures are {architectures!r}, no list of names"
     id2label = config.get("id2label")
     if id2label is not None and not (isinstance(id2label, dict) and all(str(key).isdecimal() for key in id2label)):
         return f"has a {CONFIG_FILE} whose id2label is no object from class indices to names"
@@ -101,6 +104,10 @@ def _mapping(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_count(value: Any) -> bool:
