@@ -6,6 +6,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +53,8 @@ def children(process: int) -> list[int]:
 
 def watched(options: list[str], folder: Path, place_of) -> list[Sample]:
     """Run a command to its end, with a folder of its own for temporary files; nothing of it may be left."""
-    temporary = folder / "temporary"
-    temporary.mkdir()
+    # Not below `folder`, whose path is too long for sockets in it where several processes share the tests.
+    temporary = Path(tempfile.mkdtemp())
     environment = {**os.environ, "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     samples, log, ends = [], folder / "log.txt", time.monotonic() + SECONDS
     with log.open("wb") as written:
@@ -82,6 +83,7 @@ def watched(options: list[str], folder: Path, place_of) -> list[Sample]:
     left = [entry for entry in Path("/proc").glob("[0-9]*") if session_of(entry) == command.pid]
     assert left == [], "processes that outlive their command"
     assert list(temporary.iterdir()) == [], "temporary folders that outlive their command"
+    temporary.rmdir()
     return samples
 
 
