@@ -85,6 +85,12 @@ FAULTS = {
     "mean not a number": (PROCESSOR, with_field("image_mean", [float("nan"), 0.4, 0.4])),
     "deviation zero": (PROCESSOR, with_field("image_std", [0.0, 0.2, 0.2])),
     "deviation words": (PROCESSOR, with_field("image_std", ["a", "b", "c"])),
+    "a size that is true": (PROCESSOR, with_field("size", True)),
+    "a size too small": (PROCESSOR, with_field("size", {"shortest_edge": 28, "longest_edge": 2048})),
+    "a size of no image": (PROCESSOR, with_field("size", {"height": 10**30, "width": 64})),
+    "a size without sides": (PROCESSOR, with_field("size", {})),
+    "a switch that is a word": (PROCESSOR, with_field("do_normalize", "no")),
+    "a factor of 0": (PROCESSOR, with_field("rescale_factor", 0)),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from lrsegformer.cli import main as command
 from lrsegformer.cli import matrix
+from lrsegformer.cli.predict import SOME_UNREADABLE_STATUS
 from lrsegformer.training.run import finetune
 from tests.cli.conftest import world  # noqa: F401  (the same models as the tables of bad input have)
 
@@ -16,9 +17,10 @@ class TrainingStarts(BaseException):
 
 
 @pytest.fixture
-def outcome(tmp_path, monkeypatch, capsys) -> Callable[[list[str]], str]:
+def outcome(tmp_path, monkeypatch, capsys, caplog) -> Callable[[list[str]], str]:
     """
-    `outcome(words)`: how a command line ends: `"starts"`, `"ends"`, or the line that refuses it. Anything else fails.
+    `outcome(words)`: how a command line ends: `"starts"`, `"ends"`, `"unreadable"` (what `predict` says of images), or
+    the line that refuses it. Anything else fails.
     """
 
     def start(*given, **named):
@@ -42,10 +44,16 @@ def outcome(tmp_path, monkeypatch, capsys) -> Callable[[list[str]], str]:
             return "starts"
         except SystemExit as stop:
             errors = capsys.readouterr().err
+            if stop.code == SOME_UNREADABLE_STATUS and words[0] == "predict":
+                assert errors.endswith(" could not be read: see unreadable.txt there.\n"), errors
+                return "unreadable"
             lines = [line for line in errors.split("\n") if line.startswith("error: ")]
             assert stop.code == 2 and len(lines) == 1 and errors.endswith(f"{lines[0]}\n"), errors
             assert "Traceback" not in errors and len(lines[0]) < 3000, errors
             return lines[0]
+        finally:  # Half a character, which no report of a worker can hold, may be in it.
+            capsys.readouterr()
+            caplog.clear()
         return "ends"
 
     return run

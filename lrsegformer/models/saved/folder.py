@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lrsegformer.data.arguments import LARGEST_INPUT, SMALLEST_INPUT
 from lrsegformer.errors import InputError
 from lrsegformer.models.saved.weights import INDEX_FILE, WEIGHTS_FILE, fault_of_weights
 
@@ -95,7 +96,25 @@ def _fault_of_processor(folder: Path) -> str | None:
         if not isinstance(values, list) or not values or not all(_is_above(value, smallest) for value in values):
             wanted = "finite numbers" if field == "image_mean" else "finite numbers above 0"
             return f"has a {PROCESSOR_FILE} whose {field} is {values!r}, not {wanted}"
+    for field, value in processor.items():
+        if field.startswith("do_") and not (value is None or isinstance(value, bool)):
+            return f"has a {PROCESSOR_FILE} whose {field} is {value!r}, not true or false"
+    factor = processor.get("rescale_factor")
+    if factor is not None and not _is_above(factor, 0.0):
+        return f"has a {PROCESSOR_FILE} whose rescale_factor is {factor!r}, no finite number above 0"
+    for field, switch in (("size", "do_resize"), ("crop_size", "do_center_crop")):
+        size = processor.get(field)
+        if processor.get(switch) is not False and size is not None and not _is_input_size(size):
+            sides = f"sides of whole numbers from {SMALLEST_INPUT} to {LARGEST_INPUT}"
+            return f"has a {PROCESSOR_FILE} whose {field} is {size!r}, not {sides}"
     return None
+
+
+def _is_input_size(size: Any) -> bool:
+    """One side, two, or sides by their names; the name says which side of an image each becomes."""
+    sides = list(size.values()) if isinstance(size, dict) else size if isinstance(size, list) else [size]
+    sides = [side for side in sides if side is not None]
+    return bool(sides) and all(_is_count(side) and SMALLEST_INPUT <= side <= LARGEST_INPUT for side in sides)
 
 
 def _mapping(file: Path) -> dict[str, Any] | None:
