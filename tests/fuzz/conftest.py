@@ -1,5 +1,7 @@
 """What the fuzzers run: real command lines, up to where training would start."""
 
+import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,12 +63,16 @@ def outcome(tmp_path, monkeypatch, capsys, caplog) -> Callable[[list[str]], str]
 
 @pytest.fixture
 def place(tmp_path) -> Callable[[], Path]:
-    """`place()`: a fresh folder for each example."""
-    count = iter(range(10**9))
+    """`place()`: a fresh folder for each example, in place of the last one's: there are thousands."""
+    count = itertools.count()
+    made: list[Path] = []
 
     def make() -> Path:
+        while made:
+            shutil.rmtree(made.pop())
         folder = tmp_path / f"example-{next(count)}"
         folder.mkdir()
+        made.append(folder)
         return folder
 
     return make
