@@ -17,6 +17,7 @@ from lrsegformer.layers.base import ADVICE_ON_ADAPTERS, LipschitzConstraint
 from lrsegformer.layers.merged_maps import MergedMapsMixin
 from lrsegformer.layers.registry import STRATEGIES
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.eval_mode import Statistics
 from lrsegformer.models.normalization import CenteringBatchNorm2d
 
 
@@ -202,6 +203,23 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
                 weights = torch.outer(by_rows.mean(dim=0), by_columns.mean(dim=0)).flatten()
                 mean = mean + matrix @ (feature.to(bias.dtype).mean(dim=0).flatten(1) @ weights)
         return mean
+
+    def batch_statistics(
+        self, encoder_hidden_states: Sequence[torch.Tensor], fused: torch.Tensor | None = None
+    ) -> dict[nn.Module, Statistics]:
+        """
+        What the norm's `running_mean` and `running_var` would be if they were those of this batch, differentiable, by
+        the norm; nothing where it is frozen. `fused` is what [`fuse`] gives, if it is known.
+        """
+        norm = active_module(self.batch_norm)
+        if not norm.training:
+            return {}
+        if isinstance(norm, CenteringBatchNorm2d):
+            mean = self._mean_of_fused(encoder_hidden_states, *self.folded_maps())
+            return {norm: (mean / norm.row_scale(), norm.running_var.clone())}
+        fused = self.fuse(encoder_hidden_states) if fused is None else fused
+        variance, mean = torch.var_mean(at_least_float32(fused), dim=(0, 2, 3), correction=0)
+        return {norm: (mean, variance)}
 
     def eval_maps(self) -> DecodeHeadMaps:
         """The head in eval mode, from the weights as they are now; differentiable."""

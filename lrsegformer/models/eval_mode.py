@@ -1,9 +1,14 @@
 """Eval mode for a while, and running statistics that nothing writes over."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
+
+# Mean and variance of each channel.
+Statistics = tuple[torch.Tensor, torch.Tensor]
+NONE: Mapping[torch.nn.Module, Statistics] = MappingProxyType({})
 
 
 @contextmanager
@@ -19,24 +24,31 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def copied_statistics(model: torch.nn.Module) -> Iterator[None]:
+def copied_statistics(model: torch.nn.Module, of_batch: Mapping[torch.nn.Module, Statistics] = NONE) -> Iterator[None]:
     """
-    Let BatchNorm read copies of its running statistics, then its own again.
+    Let BatchNorm read copies of its running statistics, or those of a batch, then its own again.
 
     A backward pass through eval mode needs the statistics as they were; a later forward pass in training mode, before
     it, moves those of the model in place.
+
+    Args:
+        model (`torch.nn.Module`): whose norms are meant.
+        of_batch (`dict`, *optional*): by norm the `(mean, variance)` that it reads in place of its own; a gradient
+            flows into them.
     """
     kept = [
-        (module, name, module._buffers[name])
+        (module, (module._buffers["running_mean"], module._buffers["running_var"]))
         for module in model.modules()
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        for name in ("running_mean", "running_var")
-        if module._buffers[name] is not None
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module._buffers["running_mean"] is not None
     ]
-    for module, name, statistic in kept:
-        module._buffers[name] = statistic.clone()
+    for module, statistics in kept:
+        _set_statistics(module, of_batch.get(module) or tuple(statistic.clone() for statistic in statistics))
     try:
         yield
     finally:
-        for module, name, statistic in kept:
-            module._buffers[name] = statistic
+        for module, statistics in kept:
+            _set_statistics(module, statistics)
+
+
+def _set_statistics(module: torch.nn.Module, statistics: Statistics) -> None:
+    module._buffers["running_mean"], module._buffers["running_var"] = statistics

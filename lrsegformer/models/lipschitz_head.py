@@ -1,6 +1,7 @@
 """What both models share of their constrained heads: which layers, how they start, what is penalised and reported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from lrsegformer.models.certified.report import REPORTED_SIZE
 from lrsegformer.models.constrained_layers import ConstrainedLayersMixin
 from lrsegformer.models.encoder.attention_estimate import attention_estimate
 from lrsegformer.models.encoder.constrained import encoder_layers, encoder_penalty_factors
-from lrsegformer.models.eval_mode import copied_statistics, eval_mode
+from lrsegformer.models.eval_mode import NONE, Statistics, copied_statistics, eval_mode
 from lrsegformer.models.jacobian import difference_penalty, sample_seeds
 from lrsegformer.models.penalty import constants_penalty
 
@@ -65,10 +66,15 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         if not (self.training and torch.is_grad_enabled()):
             return None
         seeds = sample_seeds(pixel_values) if sample.seeds is None else sample.seeds
+        # Running statistics lag behind weights that move: most ReLUs can be shut by them and open in training, and a
+        # penalty that read them would come to just that (docs/layer_formulations.md).
+        statistics = self._batch_statistics(*head_inputs)
         if not self.penalizes_network_jacobian():
-            return head_jacobian_penalty(seeds, *head_inputs)
+            with copied_statistics(self, statistics):
+                return head_jacobian_penalty(seeds, *head_inputs)
         with without_autocast(pixel_values.device.type):  # Differences of half-precision logits would be rounding.
-            return difference_penalty(self._eval_mode_logits, pixel_values, seeds, sample.weights)
+            logits = partial(self._eval_mode_logits, statistics=statistics)
+            return difference_penalty(logits, pixel_values, seeds, sample.weights)
 
     def _bounds_penalty(self) -> torch.Tensor | None:
         """The penalty of what the configuration names: the layers' constants, or a bound of what they make up."""
@@ -90,9 +96,15 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         penalized = self._penalized_jacobian()
         return penalized == "network" or (penalized is not None and self.is_certified())
 
-    def _eval_mode_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits without dropout and with the running statistics."""
-        with eval_mode(self), copied_statistics(self):
+    def _batch_statistics(self, *head_inputs: Any) -> dict[torch.nn.Module, Statistics]:
+        """Of the norms in the head that normalise by the batch, from what [`_penalty`] is given; here of none."""
+        return {}
+
+    def _eval_mode_logits(
+        self, pixel_values: torch.Tensor, statistics: Mapping[torch.nn.Module, Statistics] = NONE
+    ) -> torch.Tensor:
+        """Logits without dropout, each image by itself: norms read these statistics, or else their running ones."""
+        with eval_mode(self), copied_statistics(self, statistics):
             # The class's own: accelerate puts autocast around that of the instance.
             return type(self).forward(self, pixel_values=pixel_values, return_dict=True).logits
 

@@ -24,6 +24,7 @@ from lrsegformer.models.certified.classifier import EqualRowsClassifier
 from lrsegformer.models.certified.decode_head import CertifiedDecodeHead
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.decode_head import LRSegformerDecodeHead, plain_matrix, refuse_adapter
+from lrsegformer.models.eval_mode import Statistics
 from lrsegformer.models.head_parts import classifier_parts, decode_head_parts
 from lrsegformer.models.jacobian import decode_head_jacobian_penalty, jacobian_penalty
 from lrsegformer.models.lipschitz_head import JacobianSample, LipschitzHeadMixin
@@ -161,6 +162,11 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
                 pixel_values, labels, sample, self._head_jacobian_penalty, features, fused
             ),
         )
+
+    def _batch_statistics(
+        self, features: Sequence[torch.Tensor], fused: torch.Tensor | None
+    ) -> dict[torch.nn.Module, Statistics]:
+        return {} if self.is_certified() else active_module(self.decode_head).batch_statistics(features, fused)
 
     def _head_jacobian_penalty(
         self, seeds: torch.Tensor, features: Sequence[torch.Tensor], fused: torch.Tensor

@@ -1,5 +1,7 @@
 """The penalty on the network's Jacobian by differences: against exact Jacobians, in float64, by brute force."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -88,6 +90,70 @@ def test_images_of_weight_zero_are_not_computed(model, pixels):
     assert difference_penalty(logits, pixels, seeds, torch.zeros(3)).item() == 0 and len(sizes) == 4
     outputs = model(pixels, jacobian_seeds=seeds, jacobian_weights=weights)
     assert outputs.lipschitz_penalty.item() == pytest.approx(penalty, rel=1e-4)
+
+
+@pytest.fixture(params=["head", "projections"])
+def scope(request):
+    return request.param
+
+
+@pytest.fixture
+def normalising(make_model, scope):
+    """A segmentation model in training mode whose norm sees the batch; under scope `projections` it divides, too."""
+    return normalising_model(make_model, scope, "network")
+
+
+def normalising_model(make_model, scope, jacobian):
+    return make_model(
+        "jacobian_norm",
+        scope=scope,
+        lipschitz_options={"jacobian": jacobian},
+        drop_path_rate=0.0,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        classifier_dropout_prob=0.0,
+    ).train()
+
+
+def test_the_norm_reads_the_statistics_of_the_batch(normalising, pixels):
+    """Judged by running statistics that follow torch's own forward pass at once, in float64."""
+    judge = copy.deepcopy(normalising).double()
+    norm = judge.decode_head.batch_norm
+    norm.momentum = 1.0
+    judge(pixels.double())
+    if normalising.config.lipschitz_scope == "projections":
+        positions = len(pixels) * (32 // 4) ** 2
+        norm.running_var *= (positions - 1) / positions  # torch keeps the unbiased variance and divides by the other
+    expected = exact_squares(judge, pixels, sample_seeds(pixels)).mean().item()
+    assert normalising(pixels).lipschitz_penalty.item() == pytest.approx(expected, rel=1e-2)
+
+
+def test_statistics_that_lag_behind_are_not_rewarded(normalising, pixels):
+    """By running means that shut every ReLU the slope would be 0; and moving the mean moves no slope in training."""
+    expected = normalising(pixels).lipschitz_penalty
+    biases = [projection.proj.bias for projection in normalising.decode_head.linear_projections]
+    weight = normalising.decode_head.linear_fuse.weight
+    *of_biases, of_weight = torch.autograd.grad(expected, [*biases, weight])
+    assert all(gradient.abs().max() < 1e-5 * of_weight.abs().max() for gradient in of_biases)
+    norm = normalising.decode_head.batch_norm
+    norm.running_mean += 1e3
+    before = norm.running_mean.clone()
+    assert normalising(pixels).lipschitz_penalty.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert not torch.equal(norm.running_mean, before) and not norm.running_mean.requires_grad
+    norm.eval()
+    assert normalising(pixels).lipschitz_penalty.item() == 0, "a frozen norm has no other statistics than its own"
+
+
+@pytest.mark.parametrize("jacobian", ["head", "network"])
+def test_shrinking_what_the_norm_divides_by_is_not_rewarded(make_model, pixels, jacobian):
+    """The slope of the penalty along the fuse convolution's own weight is 0, as that of the task loss is."""
+    model = normalising_model(make_model, "projections", jacobian)
+    model.decode_head.batch_norm.eps = 0.0
+    penalty, weight = model(pixels).lipschitz_penalty, model.decode_head.linear_fuse.weight
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    assert abs((gradient * weight).sum()) < 1e-4 * gradient.norm() * weight.norm()
+    model.decode_head.batch_norm.running_var *= 100
+    assert model(pixels).lipschitz_penalty.item() == pytest.approx(penalty.item(), rel=1e-5)
 
 
 def test_autocast_leaves_the_penalty_in_float32(model, pixels):
