@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Constraints hold the versions known to work; PIP_INSTALL_OPTIONS may name another index (see README, "Install").
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_INSTALL_OPTIONS)
-SOURCES = lrsegformer scripts tests benchmarks run.py
+SOURCES = lrsegformer scripts tests benchmarks examples run.py
 OUTPUT ?= runs/quickstart
 CERTIFIED_OUTPUT ?= runs/quickstart-certified
 BENCHMARKS ?= docs/benchmarks.md
 BENCHMARK_THREADS ?= 2
-STUDY_STAGES ?= screening camvid tiny_imagenet digits sea certified
+STUDY_STAGES ?= screening camvid camvid_long tiny_imagenet digits sea certified
 # Processes that share the tests. On two cores three are fastest, as some tests wait for processes that they start; each
 # imports torch, so that many more weigh more than they gain.
 # `make test WORKERS=0` runs them in one process, for a debugger; PYTEST_OPTIONS="-k bounds" and the like choose some.

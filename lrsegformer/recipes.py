@@ -43,7 +43,7 @@ RECIPES: dict[str, dict[Task, dict[str, Any]]] = {
         "segmentation": {
             "strategy": "jacobian_norm",
             "lipschitz_options": '{"jacobian": "network"}',
-            "lambda_lip": 0.03,
+            "lambda_lip": 0.1,
         },
         # docs/benchmarks.md, "Robust training at equal time".
         "classification": {"adversarial_steps": 1, "adversarial_eps": 1.0},

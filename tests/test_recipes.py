@@ -29,7 +29,7 @@ SETS = {
     ("default", "segmentation"): {},
     ("default", "classification"): {},
     ("robust", "segmentation"): {
-        "strategy": "jacobian_norm", "lipschitz_options": '{"jacobian": "network"}', "lambda_lip": 0.03,
+        "strategy": "jacobian_norm", "lipschitz_options": '{"jacobian": "network"}', "lambda_lip": 0.1,
     },
     ("robust", "classification"): {"adversarial_steps": 1, "adversarial_eps": 1.0},
     ("certified", "segmentation"): {"strategy": "orthogonal", "scope": "certified", **RATES},
@@ -131,7 +131,7 @@ def test_contradictions_are_one_line(task, argv, message):
     [
         ("segmentation", "--strategy none", "has --strategy jacobian_norm, which --strategy none contradicts"),
         ("segmentation", "--strategy orthogonal", "which --strategy orthogonal contradicts"),
-        ("segmentation", "--lambda_lip 0", "has --lambda_lip 0.03, which --lambda_lip 0 contradicts"),
+        ("segmentation", "--lambda_lip 0", "has --lambda_lip 0.1, which --lambda_lip 0 contradicts"),
         ("classification", "--adversarial_steps 0", "has --adversarial_steps 1, which --adversarial_steps 0 contrad"),
         ("classification", "--adversarial_eps 0", "--adversarial_eps"),
     ],
@@ -173,7 +173,7 @@ def test_words():
 @pytest.mark.parametrize("parser", [lambda: finetune.build_parser("segmentation"), run.build_parser])
 def test_help_says_what_each_sets(parser):
     text = " ".join(parser().format_help().split())
-    assert "--lambda_lip 0.03 (segmentation); --adversarial_steps 1 --adversarial_eps 1 (classification)." in text
+    assert "--lambda_lip 0.1 (segmentation); --adversarial_steps 1 --adversarial_eps 1 (classification)." in text
     assert "'certified': --learning_rate 0.005" in text and "--strategy orthogonal --scope certified." in text
     assert "--recipe {default,robust,certified}" in text
 
@@ -192,7 +192,7 @@ def test_cells_of_a_matrix_have_recipes():
     for task in TASKS:
         cell = f"{task}-orthogonal-certified-lambda0.1-certificates-seed0"
         assert {cell, f"{task}-baseline-seed0"} <= set(drafts)
-    robust = {"segmentation-jacobian_norm-head-lambda0.03-robust-seed0", "classification-baseline-robust-seed0"}
+    robust = {"segmentation-jacobian_norm-head-lambda0.1-robust-seed0", "classification-baseline-robust-seed0"}
     assert robust <= set(drafts)
     wrong = Request("segmentation", {"recipe": "certified", "strategy": "none"})
     *verdicts, refused = judge([*(Request(draft.task, draft.options) for draft in drafts.values()), wrong])

@@ -109,6 +109,23 @@ def saved_loss(runs: Sequence[Run], baseline: Sequence[Run], condition: str) -> 
     return 100 * (1 - ours / theirs)
 
 
+def goals_met(clean_points: float, saved: dict[str, float]) -> list[str]:
+    """
+    The recipes whose goal an arm meets.
+
+    Args:
+        clean_points (`float`): by which its clean score differs from the baseline's.
+        saved (`dict`): percent of the baseline's loss that it saves, by condition. A goal that asks for a condition
+            which was not measured is not met.
+    """
+    never = -math.inf
+    goals = {
+        "default": clean_points >= -0.5 and min(saved.get(CORRUPTED, never), saved.get(WEAK_ATTACK, never)) >= 20,
+        "robust": clean_points >= -3 and saved.get(ATTACK, never) >= 60,
+    }
+    return [name for name, met in goals.items() if met]
+
+
 def at_equal_clean_score(clean: float, curve: Sequence[tuple[float, float]]) -> float | None:
     """
     What the baseline has under a condition where it has this clean score.

@@ -32,6 +32,7 @@ from results import (  # noqa: E402
     at_equal_clean_score,
     by_arm,
     difference,
+    goals_met,
     read_runs,
     saved_loss,
 )
@@ -62,6 +63,7 @@ STRONGEST_COLUMNS: tuple[Column, ...] = (
     ("PGD 1/255", lambda run: run.score("pgd-linf-1")),
     ("SEA 1/255", lambda run: run.score("sea-linf-1")),
 )
+LONGER_COLUMNS: tuple[Column, ...] = (COLUMNS[0], *COLUMNS[2:])
 CERTIFIED_COLUMNS: tuple[Column, ...] = (
     (CLEAN, lambda run: run.score("", "train", "overall_accuracy")),
     *((f"certified, {radius}/255", _certified(radius)) for radius in (18, 36, 72)),
@@ -99,24 +101,17 @@ def paired_table(arms: dict[str, list[Run]], columns: Sequence[Column]) -> str:
     return markdown_table(["arm minus baseline", *(name for name, _ in columns)], rows)
 
 
-def goal_table(arms: dict[str, list[Run]]) -> str:
+def goal_table(arms: dict[str, list[Run]], conditions: Sequence[str] = SELECTED_BY[1:]) -> str:
     """What the goals of the recipes ask: points of clean score, and which part of the baseline's losses is saved."""
     baseline = arms[BASELINE]
     rows = []
     for arm, group in arms.items():
         if arm != BASELINE:
             clean = difference([run.score(CLEAN) for run in group], [run.score(CLEAN) for run in baseline])
-            saved = [saved_loss(group, baseline, condition) for condition in SELECTED_BY[1:]]
-            goals = [
-                name
-                for name, met in (
-                    ("default", clean.mean >= -0.5 and saved[0] >= 20 and saved[1] >= 20),
-                    ("robust", clean.mean >= -3 and saved[2] >= 60),
-                )
-                if met
-            ]
-            rows.append([arm, f"{clean.mean:+.2f}", *(f"{part:.0f} %" for part in saved), ", ".join(goals) or "-"])
-    header = ["arm", "clean, points", *(f"loss saved, {name}" for name in SELECTED_BY[1:]), "goals met"]
+            saved = {condition: saved_loss(group, baseline, condition) for condition in conditions}
+            parts = [f"{part:.0f} %" for part in saved.values()]
+            rows.append([arm, f"{clean.mean:+.2f}", *parts, ", ".join(goals_met(clean.mean, saved)) or "-"])
+    header = ["arm", "clean, points", *(f"loss saved, {name}" for name in conditions), "goals met"]
     return markdown_table(header, rows)
 
 
@@ -192,6 +187,11 @@ def _tables(results: Path) -> Iterator[tuple[str, str]]:
     yield "equal-clean", equal_clean_table(comparison, COLUMNS)
     yield "generalisation", generalisation_table(comparison)
     yield "clean", clean_table(comparison)
+    longer = by_arm(read_runs(results / "camvid_long.json"))
+    yield "longer", mean_table(longer, LONGER_COLUMNS)
+    yield "longer-paired", paired_table(longer, LONGER_COLUMNS)
+    yield "longer-goals", goal_table(longer, (WEAK_ATTACK, ATTACK))
+    yield "longer-gpu", clean_table(by_arm(read_runs(results / "camvid_long_gpu.json")))
     strongest = by_arm(read_runs(results / "sea.json"))
     yield "sea", mean_table(strongest, STRONGEST_COLUMNS)
     classified = by_arm(read_runs(results / "tiny_imagenet.json"))

@@ -61,6 +61,15 @@ def test_the_saved_loss_compares_drops_and_not_scores():
     assert results.saved_loss(ours, baseline, results.ATTACK) == pytest.approx(100 * (1 - 14 / 30))
 
 
+def test_a_goal_asks_for_all_that_it_names():
+    saved = {results.CORRUPTED: 20.0, results.WEAK_ATTACK: 20.0, results.ATTACK: 60.0}
+    assert results.goals_met(-0.5, saved) == ["default", "robust"]
+    assert results.goals_met(-0.6, saved) == results.goals_met(-3.0, saved) == ["robust"]
+    assert results.goals_met(-3.1, saved) == []
+    assert results.goals_met(0.0, {**saved, results.ATTACK: 59.9}) == ["default"]
+    assert results.goals_met(0.0, {results.WEAK_ATTACK: 90.0}) == []
+
+
 def test_the_selection_goes_by_the_mean_of_four():
     assert run("ours", 1, 0.4, 0.3, 0.2, 0.1).mean_of_four() == pytest.approx(25.0)
 
