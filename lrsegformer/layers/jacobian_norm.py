@@ -18,7 +18,8 @@ class JacobianNormConstraint(LipschitzConstraint):
     Args:
         jacobian (`str`, *optional*, defaults to `"head"`):
             Whose Jacobian the model penalises: `"head"` (of the logits with respect to the stage features) or
-            `"network"` (with respect to the pixels, which moves the encoder too, for a third to a half more time a step).
+            `"network"` (with respect to the pixels, which moves the encoder too, for a third to a half more time of a
+            step).
 
     Source: Hoffman, Roberts and Yaida 2019, "Robust Learning with Jacobian Regularization" (arXiv 1908.02729).
     """
