@@ -1,7 +1,6 @@
 """What both models share of their constrained heads: which layers, how they start, what is penalised and reported."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
@@ -68,12 +67,14 @@ class LipschitzHeadMixin(CertifiedNetworkMixin, ConstrainedLayersMixin):
         seeds = sample_seeds(pixel_values) if sample.seeds is None else sample.seeds
         # Running statistics lag behind weights that move: most ReLUs can be shut by them and open in training, and a
         # penalty that read them would come to just that (docs/layer_formulations.md).
-        statistics = self._batch_statistics(*head_inputs)
         if not self.penalizes_network_jacobian():
-            with copied_statistics(self, statistics):
+            with copied_statistics(self, self._batch_statistics(*head_inputs)):
                 return head_jacobian_penalty(seeds, *head_inputs)
+
+        def logits(images: torch.Tensor) -> torch.Tensor:  # Not called where no image is drawn.
+            return self._eval_mode_logits(images, self._batch_statistics(*head_inputs))
+
         with without_autocast(pixel_values.device.type):  # Differences of half-precision logits would be rounding.
-            logits = partial(self._eval_mode_logits, statistics=statistics)
             return difference_penalty(logits, pixel_values, seeds, sample.weights)
 
     def _bounds_penalty(self) -> torch.Tensor | None:
