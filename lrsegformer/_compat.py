@@ -53,6 +53,23 @@ def register_pipeline_names(
     modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type] = classification_class
 
 
+def from_pretrained_strictly(
+    model_class: "type[PreTrainedModel]", name: str | Path, **options: Any
+) -> "tuple[PreTrainedModel, dict[str, Any]]":
+    """
+    `from_pretrained` with `output_loading_info`, which counts every tensor that the files lack as missing.
+
+    A class of ours leaves its constants out of that count (`_keys_to_ignore_on_load_missing`), as those of a stock
+    checkpoint start at the norms of its weights; with those of a model that is run as it is, its constraint is lost.
+    """
+    # By its name, and for a stock one by its module, transformers finds the renaming of keys.
+    attributes = {"_keys_to_ignore_on_load_missing": None, "__module__": model_class.__module__}
+    strict_class = type(model_class.__name__, (model_class,), attributes)
+    model, info = strict_class.from_pretrained(name, output_loading_info=True, **options)
+    model.__class__ = model_class
+    return model, info
+
+
 def load_checkpoint_strictly(model: "PreTrainedModel", folder: str | Path) -> None:
     """
     Load the weights saved in `folder` into `model`, every tensor, or raise.
@@ -62,10 +79,8 @@ def load_checkpoint_strictly(model: "PreTrainedModel", folder: str | Path) -> No
     issue found; the renaming is huggingface/transformers#46876). `from_pretrained` renames, so the weights go through
     it.
     """
-    # The class by its name, which finds the renaming, but with every key counted: a missing constant is missing, too.
-    strict_class = type(type(model).__name__, (type(model),), {"_keys_to_ignore_on_load_missing": None})
-    loaded, info = strict_class.from_pretrained(
-        folder, config=model.config, dtype=model.dtype, output_loading_info=True, local_files_only=True
+    loaded, info = from_pretrained_strictly(
+        type(model), folder, config=model.config, dtype=model.dtype, local_files_only=True
     )
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing or unexpected:

@@ -150,7 +150,7 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
         by another linear part of that form.
         """
         matrices, bias = self.folded_maps() if linear_part is None else linear_part
-        finest, *coarser = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
+        finest, *coarser = encoder_hidden_states
         parts = []
         for matrix, feature in zip(matrices[1:], coarser, strict=True):
             # Upsampling leaves a constant as it is, so the bias is added where the map is smallest.
@@ -194,11 +194,10 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
         The mean of an upsampled map is a weighted mean of the map, each pixel weighing as much as the upsampled pixels
         take from it.
         """
-        features = [self.as_map(hidden_state) for hidden_state in encoder_hidden_states]
-        new_size = features[0].shape[2:]
+        new_size = encoder_hidden_states[0].shape[2:]
         mean = bias
         with without_autocast(bias.device.type):
-            for matrix, feature in zip(matrices, features, strict=True):
+            for matrix, feature in zip(matrices, encoder_hidden_states, strict=True):
                 by_rows, by_columns = interpolation_matrices(feature.shape[2:], new_size, bias)
                 weights = torch.outer(by_rows.mean(dim=0), by_columns.mean(dim=0)).flatten()
                 mean = mean + matrix @ (feature.to(bias.dtype).mean(dim=0).flatten(1) @ weights)
@@ -241,12 +240,3 @@ class LRSegformerDecodeHead(MergedMapsMixin, SegformerDecodeHead):
         )
         scale = weight * torch.rsqrt(variance + norm.eps)
         return scale, bias - scale * mean
-
-    @staticmethod
-    def as_map(hidden_state: torch.Tensor) -> torch.Tensor:
-        """A last stage that was left flat (`reshape_last_stage=False`) as a square map."""
-        if hidden_state.ndim == 4:
-            return hidden_state
-        batch_size, length, channels = hidden_state.shape
-        side = int(length**0.5)
-        return hidden_state.transpose(1, 2).reshape(batch_size, channels, side, side)

@@ -168,7 +168,7 @@ def decode_head_jacobian_penalty(
     matrices, _ = head.folded_maps()
     squared = torch.zeros(batch, device=fused.device, dtype=classifier.dtype)
     for matrix, feature in zip(matrices, features, strict=True):
-        at_scale = upsampling_transposed(cotangent, head.as_map(feature).shape[2:])
+        at_scale = upsampling_transposed(cotangent, feature.shape[2:])
         gradient = matrix.T.to(at_scale.dtype) @ at_scale.flatten(2)
         squared = squared + at_least_float32(gradient).square().flatten(1).sum(dim=1)
     return squared.mean() / (height * width)

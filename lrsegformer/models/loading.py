@@ -1,8 +1,10 @@
 """Starting a model from a checkpoint, and saying exactly what came from it and what did not."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from lrsegformer.choices import ARCHITECTURES
@@ -10,6 +12,7 @@ from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer.models.certified.carry_over import carry_over
 from lrsegformer.models.saved.folder import refuse_broken_folder
+from lrsegformer.models.saved.trial import refuse_what_cannot_run
 from lrsegformer.models.saved.weights import first_not_finite
 from lrsegformer.text_files import parse_json
 
@@ -80,6 +83,7 @@ def load_model(task: str, name_or_path: str, revision: str | None = None, **conf
         )
 
     model, info = _guarded(load, name_or_path)
+    _refuse_strangers(info["unexpected_keys"], name_or_path)
     head = "decode_head." if task == "segmentation" else "classifier."
     foreign = [key for key in info["missing_keys"] if not key.startswith(head)]
     mismatched = [key[0] for key in info["mismatched_keys"]]
@@ -94,9 +98,21 @@ def load_model(task: str, name_or_path: str, revision: str | None = None, **conf
         raise NotFiniteError(
             f"The checkpoint {name_or_path} holds values that are not finite (in {wrong}): give another."
         )
+    if not is_deepspeed_zero3_enabled():  # under which no process has a whole model
+        refuse_what_cannot_run(model, f"The checkpoint {name_or_path}")
     fresh = sorted({*info["missing_keys"], *mismatched})
     logger.info(f"From {name_or_path}; initialised anew: {', '.join(fresh) if fresh else 'nothing'}.")
     return model
+
+
+def _refuse_strangers(names: Iterable[str], checkpoint: str) -> None:
+    """The head of another task is left out; a part of the encoder, or the constants of a constraint, are not."""
+    strangers = sorted(name for name in names if name.startswith("segformer.") or name.endswith(".c"))
+    if strangers:
+        raise InputError(
+            f"The checkpoint {checkpoint} has {len(strangers)} tensors that the model of its config.json has not "
+            f"({strangers[0]}, ...): give the folder of a finished run, with the config.json that was saved with them."
+        )
 
 
 def _is_certified(name_or_path: str, revision: str | None) -> bool:

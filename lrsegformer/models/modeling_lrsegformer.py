@@ -69,10 +69,13 @@ class LRSegformerForSemanticSegmentation(LipschitzHeadMixin, SegformerForSemanti
     SegFormer checkpoints (constants start at the loaded norms) and its own.
 
     Args:
-        config ([`LRSegformerConfig`]): the architecture, the strategy, and its scope.
+        config ([`LRSegformerConfig`]):
+            The architecture, the strategy, and its scope. Its `reshape_last_stage` is set to `True`: the head takes
+            maps, and the stock head, which would read a flat last stage, takes its side from the channels.
     """
 
     def __init__(self, config: LRSegformerConfig):
+        config.reshape_last_stage = True
         # Past the parent, which would make an encoder and a head of its own and draw random numbers for them.
         super(SegformerForSemanticSegmentation, self).__init__(config)
         self.segformer = LRSegformerModel(config)

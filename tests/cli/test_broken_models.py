@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.cli.bad_input import DIGITS, Case, refuse, stripes
 
 BENCH = "--dataset digits --image_size 64 --max_eval_samples 2 --output_dir out"
-FROM_MODEL = DIGITS.replace("--architecture tiny", "--model_name_or_path model")
+FROM_MODEL = DIGITS.replace("--architecture tiny", "--model_name_or_path model --strategy stable_softplus")
 COMMANDS = {
     "finetune-seg": f"finetune-seg {FROM_MODEL} --output_dir out",
     "robustness": f"robustness --models model --attacks pgd --eps 1 {BENCH}",
@@ -54,6 +54,10 @@ def with_value(tensor, value, dtype=None):
     return change
 
 
+def without_constants(path):
+    save_file({name: tensor for name, tensor in load_file(path).items() if not name.endswith(".c")}, path)
+
+
 WEIGHTS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 FAULTS = {
     "empty weights": (WEIGHTS, cut(0)),
@@ -70,6 +74,21 @@ FAULTS = {
     "configuration cut short": (CONFIG, cut(0.5)),
     "configuration empty": (CONFIG, cut(0)),
     "negative depths": (CONFIG, with_field("depths", [-1, 1, 1, 1])),
+    "a million blocks": (CONFIG, with_field("depths", [1, 1, 1, 10**6])),
+    "more blocks than tensors": (CONFIG, with_field("depths", [1, 1, 1, 900])),
+    "a stage wider than its weights": (CONFIG, with_field("hidden_sizes", [8, 8, 16, 12_001])),
+    "a head wider than its weights": (CONFIG, with_field("decoder_hidden_size", 8_001)),
+    "a Mix-FFN wider than its weights": (CONFIG, with_field("mlp_ratios", [4, 4, 4, 201])),
+    "kernels larger than their weights": (CONFIG, with_field("patch_sizes", [7, 3, 3, 251])),
+    "a reduction larger than its weights": (CONFIG, with_field("sr_ratios", [8, 4, 2, 251])),
+    "a reduction whose weights are left over": (CONFIG, with_field("sr_ratios", [1, 4, 2, 1])),
+    "strides no map is left of": (CONFIG, with_field("strides", [8, 4, 4, 4])),
+    "strides of no convolution": (CONFIG, with_field("strides", [10**30, 2, 2, 2])),
+    "classes by the billion": (CONFIG, with_field("num_labels", 2**31)),
+    "classes with a gap": (CONFIG, with_field("id2label", {"0": "a", "1": "b", "3": "c"})),
+    "a class twice": (CONFIG, with_field("id2label", {"0": "a", "00": "b"})),
+    "a class without a name": (CONFIG, with_field("id2label", {"0": "a", "1": None})),
+    "features by a word": (CONFIG, with_field("output_hidden_states", "all")),
     "depths a word": (CONFIG, with_field("depths", "deep")),
     "three stages of sizes": (CONFIG, with_field("hidden_sizes", [8, 8, 16])),
     "heads of half": (CONFIG, with_field("num_attention_heads", [0.5, 1, 2, 2])),
@@ -94,9 +113,9 @@ FAULTS = {
 }
 
 
-def broken(world, file, change):
+def broken(world, file, change, name="ours"):
     def make(path):
-        shutil.copytree(world / "ours", path)
+        shutil.copytree(world / name, path)
         change(path / file)
 
     return make
@@ -112,6 +131,36 @@ def test_broken_models(name, fault, tmp_path, world, monkeypatch, capsys):
     case = Case(fault, COMMANDS[name], ("model", file, *not_finite), files)
     line = refuse(case, tmp_path, world, monkeypatch, capsys)
     assert "\n" not in line and ("give the folder" in line or "save the model again" in line)
+
+
+OTHERS = {
+    "a stock last stage left flat": (
+        "stock",
+        CONFIG,
+        with_field("reshape_last_stage", False),
+        "reshape_last_stage is f",
+    ),
+    "a stock model's tensors left over": ("stock", CONFIG, with_field("sr_ratios", [1, 4, 2, 1]), "tensors that the"),
+    "constants left over": ("ours", CONFIG, with_field("lipschitz_strategy", None), "tensors that the model of its c"),
+    "no constants": ("ours", WEIGHTS, without_constants, "lacks 6 tensors of the model (decode_head."),
+    "certified without constants": ("certified", WEIGHTS, without_constants, ".c, ...)"),
+    "certified strides beside its weights": ("certified", CONFIG, with_field("strides", [4, 2, 2, 4]), "strides is"),
+    "certified steps beside its weights": (
+        "certified",
+        CONFIG,
+        with_field("mlp_ratios", [4, 4, 4, 200]),
+        "depths are",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", OTHERS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "finetune-seg"])
+def test_models_that_training_could_start_from(name, fault, tmp_path, world, monkeypatch, capsys):
+    """What is run as it is has to be whole."""
+    base, file, change, words = OTHERS[fault]
+    files = {"model": broken(world, file, change, base), "image.png": stripes()}
+    refuse(Case(fault, COMMANDS[name], ("model", words), files), tmp_path, world, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -130,7 +179,6 @@ def test_a_pickle_with_a_weight_that_is_nan(tmp_path, world, monkeypatch, capsys
         (path / WEIGHTS).unlink()
 
     for name in ("finetune-seg", "predict"):
-        line = COMMANDS[name].replace("--model_name", "--strategy stable_softplus --model_name")
-        case = Case(name, line, ("model", "not finite (in decode_head.linear_fuse.c)"), {"model": make})
+        case = Case(name, COMMANDS[name], ("model", "not finite (in decode_head.linear_fuse.c)"), {"model": make})
         case.files["image.png"] = stripes()
         refuse(case, tmp_path / name, world, monkeypatch, capsys)

@@ -196,7 +196,9 @@ def test_problem_types_of_classification(make_model, make_stock, pixels, problem
 def test_a_last_stage_left_flat(make_pair, pixels):
     stock, ours = make_pair(reshape_last_stage=False)
     if hasattr(ours, "decode_head"):
-        # Stock takes the square root of the channels for the side, and fits only where they agree.
+        # Stock takes the square root of the channels for the side, and fits only where they agree; ours leaves nothing
+        # flat.
+        assert ours.config.reshape_last_stage
         assert ours(pixels).logits.shape == (2, 5, 8, 8)
     else:
         assert shape_of(ours(pixels, output_hidden_states=True)) == shape_of(stock(pixels, output_hidden_states=True))

@@ -7,21 +7,28 @@ import math
 from pathlib import Path
 from typing import Any
 
+from transformers import SegformerConfig
+
 from lrsegformer.data.arguments import LARGEST_INPUT, SMALLEST_INPUT
 from lrsegformer.errors import InputError
-from lrsegformer.models.saved.weights import INDEX_FILE, WEIGHTS_FILE, fault_of_weights
+from lrsegformer.models.saved.agreement import fault_of_sizes
+from lrsegformer.models.saved.weights import INDEX_FILE, WEIGHTS_FILE, fault_of_weights, shapes_of
 
 CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "adapter_config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
+_DEFAULTS = SegformerConfig().to_dict()
 _MODEL_TYPES = ("lrsegformer", "segformer")
-# One entry a stage, each a whole number of at least 1.
-_OF_STAGES = ("depths", "hidden_sizes", "num_attention_heads", "sr_ratios", "patch_sizes", "strides", "mlp_ratios")
-_STAGES = 4
+# One entry a stage, each a whole number of at least 1 and at most this: many times what any SegFormer has, and little
+# enough that a model is built or refused in seconds.
+_OF_STAGES = {
+    **{"depths": 1_000, "hidden_sizes": 16_384, "num_attention_heads": 1_024, "mlp_ratios": 256},
+    **{"sr_ratios": 256, "patch_sizes": 256, "strides": 256},
+}
 _NUMBERS = (
     *("layer_norm_eps", "initializer_range", "drop_path_rate"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),
 )
-_COUNTS = ("num_channels", "num_encoder_blocks", "decoder_hidden_size", "num_labels")
+_COUNTS = {"num_channels": 1_024, "num_encoder_blocks": 16, "decoder_hidden_size": 8_192, "num_labels": 65_536}
 
 
 def refuse_broken_folder(name: str, said: str) -> None:
@@ -48,7 +55,7 @@ def refuse_broken_folder(name: str, said: str) -> None:
         )
     fault = _fault_of_config(folder) or _fault_of_processor(folder)
     if fault is None and any((folder / file).exists() for file in (WEIGHTS_FILE, INDEX_FILE)):
-        fault = fault_of_weights(folder)
+        fault = fault_of_weights(folder) or _fault_between(folder)
     if fault is not None:
         raise InputError(f"{said} {fault}: give the folder of a finished run, or save the model again.")
 
@@ -59,28 +66,56 @@ def _fault_of_config(folder: Path) -> str | None:
     config = _mapping(folder / CONFIG_FILE)
     if config is None:
         return f"has a {CONFIG_FILE} that is no JSON object"
-    if config.get("model_type", _MODEL_TYPES[0]) not in _MODEL_TYPES:
+    if not _is_ours(config):
         return None  # Another kind of model, which is said by name where the task is asked for.
-    stages = config.get("num_encoder_blocks", _STAGES)
-    for field in _COUNTS:
-        if field in config and not _is_count(config[field]):
-            return f"has a {CONFIG_FILE} whose {field} is {config[field]!r}, no whole number of at least 1"
-    for field in _OF_STAGES:
+    fault = _fault_of_sizes(config) or _fault_of_names(config)
+    return None if fault is None else f"has a {CONFIG_FILE} whose {fault}"
+
+
+def _fault_of_sizes(config: dict[str, Any]) -> str | None:
+    stages = config.get("num_encoder_blocks", _DEFAULTS["num_encoder_blocks"])
+    for field, largest in _COUNTS.items():
+        if field in config and not _is_count(config[field], largest):
+            return f"{field} is {config[field]!r}, no whole number from 1 to {largest}"
+    for field, largest in _OF_STAGES.items():
         values = config.get(field)
         if values is None:
             continue
-        if not isinstance(values, list) or len(values) != stages or not all(map(_is_count, values)):
-            return f"has a {CONFIG_FILE} whose {field} are {values!r}, not {stages} whole numbers of at least 1"
+        if (
+            not isinstance(values, list)
+            or len(values) != stages
+            or not all(_is_count(each, largest) for each in values)
+        ):
+            return f"{field} are {values!r}, not {stages} whole numbers from 1 to {largest}"
     for field in _NUMBERS:
         if config.get(field) is not None and not _is_above(config[field], -math.inf):
-            return f"has a {CONFIG_FILE} whose {field} is {config[field]!r}, no finite number"
+            return f"{field} is {config[field]!r}, no finite number"
+    return None
+
+
+def _fault_of_names(config: dict[str, Any]) -> str | None:
     architectures = config.get("architectures")
     if architectures is not None and not (isinstance(architectures, list) and all(map(_is_text, architectures))):
-        return f"has a {CONFIG_FILE} whose architectures are {architectures!r}, no list of names"
+        return f"architectures are {architectures!r}, no list of names"
     id2label = config.get("id2label")
-    if id2label is not None and not (isinstance(id2label, dict) and all(str(key).isdecimal() for key in id2label)):
-        return f"has a {CONFIG_FILE} whose id2label is no object from class indices to names"
+    if id2label is None:
+        return None
+    if not (isinstance(id2label, dict) and sorted(id2label) == sorted(map(str, range(len(id2label))))):
+        return "id2label is no object from the class indices, 0 and up, to names"
+    if not all(map(_is_text, id2label.values())):
+        return "id2label has a name that is no text"
     return None
+
+
+def _fault_between(folder: Path) -> str | None:
+    """Between two files, each of which could be a model's."""
+    config = _mapping(folder / CONFIG_FILE) or {}
+    if not _is_ours(config):
+        return None
+    fault = fault_of_sizes(
+        _DEFAULTS | {name: value for name, value in config.items() if value is not None}, shapes_of(folder)
+    )
+    return None if fault is None else f"has a {CONFIG_FILE} that is not of its weights: {fault}"
 
 
 def _fault_of_processor(folder: Path) -> str | None:
@@ -114,7 +149,7 @@ def _is_input_size(size: Any) -> bool:
     """One side, two, or sides by their names; the name says which side of an image each becomes."""
     sides = list(size.values()) if isinstance(size, dict) else size if isinstance(size, list) else [size]
     sides = [side for side in sides if side is not None]
-    return bool(sides) and all(_is_count(side) and SMALLEST_INPUT <= side <= LARGEST_INPUT for side in sides)
+    return bool(sides) and all(_is_count(side, LARGEST_INPUT) and side >= SMALLEST_INPUT for side in sides)
 
 
 def _mapping(file: Path) -> dict[str, Any] | None:
@@ -129,8 +164,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_ours(config: dict[str, Any]) -> bool:
+    return config.get("model_type", _MODEL_TYPES[0]) in _MODEL_TYPES
+
+
+def _is_count(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= largest
 
 
 def _is_above(value: Any, smallest: float) -> bool:

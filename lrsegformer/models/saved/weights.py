@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 # The length of the header stands in front of it, in 8 bytes; headers are at most 100 MB long (safetensors' format).
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def fault_of_weights(folder: Path) -> str | None:
@@ -64,6 +65,16 @@ def fault_of_safetensors(file: Path) -> str | None:
     return _fault_of_values(file)
 
 
+def shapes_of(folder: Path) -> Shapes:
+    """Of all tensors in the files of safetensors that a folder has, without reading the tensors; none of pickles."""
+    files = [folder / WEIGHTS_FILE] if (folder / WEIGHTS_FILE).exists() else _shards(folder)
+    shapes = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+    return shapes
+
+
 def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     """The name of the first tensor that holds NaN or infinity; `None` where none does. Whole numbers are finite."""
     return next((name for name, tensor in tensors if not _is_finite(tensor)), None)
@@ -90,8 +101,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 def _fault_of_shards(folder: Path) -> str | None:
     try:
-        shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
-        files = [folder / Path(name).name for name in sorted(shards)]
+        files = _shards(folder)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"has a {INDEX_FILE} that cannot be read"
     for file in files:
@@ -100,3 +110,8 @@ def _fault_of_shards(folder: Path) -> str | None:
         if fault := fault_of_safetensors(file):
             return fault
     return None if files else f"has a {INDEX_FILE} that names no file"
+
+
+def _shards(folder: Path) -> list[Path]:
+    shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
+    return [folder / Path(name).name for name in sorted(shards)]

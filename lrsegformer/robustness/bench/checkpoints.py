@@ -16,25 +16,22 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForImageClassification,
-    AutoModelForSemanticSegmentation,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from lrsegformer._compat import from_pretrained_strictly
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import build_processor, load_processor, normalisation
 from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.loading import MODEL_CLASSES
 from lrsegformer.models.saved.folder import refuse_broken_folder
+from lrsegformer.models.saved.trial import refuse_what_cannot_run
 from lrsegformer.models.saved.weights import first_not_finite
-from lrsegformer.models.task import task_of_config
+from lrsegformer.models.task import STOCK_CLASSES, task_of_config
 
-_AUTO_CLASSES = {
-    "segmentation": AutoModelForSemanticSegmentation,
-    "classification": AutoModelForImageClassification,
-}
 _NOT_WEIGHTS = ("_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
 
 
@@ -87,7 +84,9 @@ def find_checkpoints(names: Sequence[str], option: str = "--models") -> list[Che
         refuse_broken_folder(name, f"{option} {name}")
         config = _reach(name, option, lambda name=name: AutoConfig.from_pretrained(name))
         class_names = tuple(config.id2label[index] for index in sorted(config.id2label))
-        checkpoints.append(Checkpoint(name, labels[name], _task_of(f"{option} {name}", config), class_names, option))
+        checkpoint = Checkpoint(name, labels[name], _task_of(f"{option} {name}", config), class_names, option)
+        _refuse_flat_last_stage(checkpoint, config)
+        checkpoints.append(checkpoint)
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if other.task != first.task:
@@ -123,26 +122,35 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
     The model in eval mode and float32, as its own class, ours or stock.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: the files cannot be read, lack part of the model, or hold NaN or infinity.
+        [`~lrsegformer.errors.InputError`]: the files cannot be read, lack part of the model or have more than it, hold
+            NaN or infinity, or make a model that cannot run.
     """
-    auto_class = _AUTO_CLASSES[checkpoint.task]
-    model, info = _reach(
-        checkpoint.name,
-        checkpoint.option,
-        lambda: auto_class.from_pretrained(checkpoint.name, output_loading_info=True, dtype=torch.float32),
-    )
-    missing = sorted(info["missing_keys"])
+    model, info = _reach(checkpoint.name, checkpoint.option, lambda: _every_tensor(checkpoint))
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing:
         raise InputError(
             f"{checkpoint.said} lacks {len(missing)} tensors of the model ({missing[0]}, ...): give a "
-            "fine-tuned checkpoint, not a backbone alone"
+            "whole fine-tuned checkpoint, not a backbone alone"
+        )
+    if unexpected:
+        raise InputError(
+            f"{checkpoint.said} has {len(unexpected)} tensors that the model of its config.json has not "
+            f"({unexpected[0]}, ...): give the folder of a finished run, with the config.json that was saved with them"
         )
     if wrong := first_not_finite(model.state_dict().items()):
         raise NotFiniteError(
             f"{checkpoint.said} holds values that are not finite (in {wrong}): its training went astray; give an "
             "earlier checkpoint"
         )
+    refuse_what_cannot_run(model, checkpoint.said)
     return model.eval()
+
+
+def _every_tensor(checkpoint: Checkpoint) -> tuple[PreTrainedModel, dict[str, Any]]:
+    # Whatever it says of tuples, outputs are read by name.
+    config = AutoConfig.from_pretrained(checkpoint.name, return_dict=True)
+    classes = MODEL_CLASSES if isinstance(config, LRSegformerConfig) else STOCK_CLASSES
+    return from_pretrained_strictly(classes[checkpoint.task], checkpoint.name, config=config, dtype=torch.float32)
 
 
 def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImageProcessor:
@@ -209,6 +217,19 @@ def _task_of(said: str, config: PretrainedConfig) -> str:
         f"{said} is no SegFormer for segmentation or classification (its configuration names "
         f"{', '.join(config.architectures or ['no architecture'])}): give a fine-tuned SegFormer"
     )
+
+
+def _refuse_flat_last_stage(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    """
+    transformers 5.23's decode head takes the side of a flat last stage from its channels, and fails or, where these
+    happen to be as many, reads another image. Ours sets the field.
+    """
+    is_stock = not isinstance(config, LRSegformerConfig)
+    if checkpoint.task == "segmentation" and is_stock and not config.reshape_last_stage:
+        raise InputError(
+            f"{checkpoint.said} has a config.json whose reshape_last_stage is false, which the decode head of "
+            "transformers cannot read: set it to true there, the weights are the same"
+        )
 
 
 def _reach(name: str, option: str, load: Any) -> Any:

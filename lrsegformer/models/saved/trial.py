@@ -1,0 +1,41 @@
+"""One pass of a loaded model, before anything is made of it."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from lrsegformer.data.arguments import SMALLEST_INPUT
+from lrsegformer.errors import InputError
+
+
+@torch.no_grad()
+def refuse_what_cannot_run(model: PreTrainedModel, said: str) -> None:
+    """
+    Refuse a model that cannot take the smallest image that commands hand on: a black one, twice as wide as high.
+
+    Weights and configuration may fit each other and still make no network: strides say nothing about the weights, and
+    grow or shrink the maps that the kernels behind them take.
+
+    Args:
+        model: loaded; its mode is kept.
+        said (`str`): the model as the command line names it.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: naming config.json and why the pass failed.
+    """
+    height, width = SMALLEST_INPUT, 2 * SMALLEST_INPUT
+    image = torch.zeros(1, model.config.num_channels, height, width, device=model.device, dtype=model.dtype)
+    was_training = model.training
+    try:
+        model.eval()(pixel_values=image)
+    except InputError:
+        raise
+    except Exception as error:  # Whatever layers say to sizes that they were not made for.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"{said} cannot take an image of {width}x{height} ({reason}): its config.json is not of its weights; give "
+            "the folder of a finished run, or save the model again."
+        ) from None
+    finally:
+        model.train(was_training)
