@@ -89,7 +89,7 @@ def test_head_has_the_stock_gradients(pair, sizes, training):
 
 @pytest.mark.parametrize("sides", [(64, 64), (40, 72)])
 def test_a_last_stage_left_flat_is_a_map_all_the_same(make_model, sides):
-    """The stock head takes the side of the map from the channels, and fails; what is exported is a model that does not."""
+    """The stock head takes the side of the map from the channels, and fails; the exported model has a map."""
     pixels = torch.randn(2, 3, *sides)
     flat, mapped = (make_model("orthogonal", reshape_last_stage=reshaped) for reshaped in (False, True))
     assert torch.equal(flat(pixels).logits, mapped(pixels).logits)
