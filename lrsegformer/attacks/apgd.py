@@ -76,7 +76,7 @@ def apgd(
         [`AttackResult`]: inside the ball and the box to 1e-6, which is checked.
 
     Raises:
-        [`~lrsegformer.errors.InputError`]: as [`pgd`]. `RuntimeError` where the model's gradient is not finite.
+        [`~lrsegformer.errors.InputError`]: as [`pgd`], and where the model's gradient is not finite.
     """
     objective = find_objective(objective) if isinstance(objective, str) else objective
     check_attack(images, labels, steps, restarts, random_start=True, step_size=None)

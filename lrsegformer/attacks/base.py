@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lrsegformer.attacks.objectives.pixels import counted_pixels, cross_entropy
 from lrsegformer.attacks.objectives.table import Objective
 from lrsegformer.attacks.threat import TOLERANCE, Threat, image_generator
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def value_and_gradient(
     """
     The objective's values and right pixels `(batch,)`, and the gradient of the values in the images.
 
-    Raises `RuntimeError` where the gradient is not finite: an attack that goes nowhere must not pass for robustness.
+    Raises [`~lrsegformer.errors.NotFiniteError`] where the gradient is not finite: an attack that goes nowhere must
+    not pass for robustness.
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()
@@ -138,10 +139,14 @@ def value_and_gradient(
 
 
 def check_finite(gradient: Tensor) -> None:
-    """Raise `RuntimeError` for a gradient with NaN or infinity: the sign of NaN is 0, and the attack would stand."""
+    """
+    Raise [`~lrsegformer.errors.NotFiniteError`] for a gradient with NaN or infinity: the sign of NaN is 0, and the
+    attack would stand.
+    """
     if not torch.isfinite(gradient).all():
-        raise RuntimeError(
-            "the gradient of the attack's objective is not finite: the model cannot be attacked with it."
+        raise NotFiniteError(
+            "the gradient of the attack's objective is not finite, and an attack along it would stand still: give an "
+            "earlier checkpoint of the model."
         )
 
 

@@ -65,7 +65,7 @@ def pgd(
 
     Raises:
         [`~lrsegformer.errors.InputError`]: for images outside [0, 1], labels that are no classes, or options without
-            sense. `RuntimeError` where the model's gradient is not finite.
+            sense, and where the model's gradient is not finite.
     """
     objective = find_objective(objective) if isinstance(objective, str) else objective
     check_attack(images, labels, steps, restarts, random_start, step_size)

@@ -70,7 +70,7 @@ def layer_row(part: Constrained, dtype: torch.dtype) -> dict[str, Any]:
         "norm": layer.norm,
         "bound": bound,
         "exact": norms[layer.norm] if layer.norm_is_exact(layer.norm) else None,
-        "share": norms[layer.norm] / bound,
+        "share": norms[layer.norm] / bound if bound else 1.0,  # a map of 0 has all of its bound of 0
         "operator_norms": norms,
         "bounded_norms": [norm for norm in NORMS if not layer.norm_is_exact(norm)],
         "guaranteed": True,

@@ -14,7 +14,7 @@ from lrsegformer.attacks.objectives.table import OBJECTIVES
 from lrsegformer.attacks.pgd import pgd
 from lrsegformer.attacks.sea import SEA_RADII
 from lrsegformer.attacks.threat import Threat
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 
 PIXEL_OBJECTIVES = tuple(name for name in OBJECTIVES if name != "dlr")
 THREATS = (Threat("linf", 16 / 255), Threat("l2", 1.0), Threat("per_pixel_l2", 20 / 255))
@@ -179,7 +179,7 @@ def test_a_gradient_that_is_no_number_is_no_robustness(segmenter, scenes, threat
             return segmenter(images) + 0 * (images - images.detach()).sqrt().sum()
 
     images, labels = scenes[0][:2], scenes[1][:2]
-    with pytest.raises(RuntimeError, match="gradient of the attack's objective is not finite"):
+    with pytest.raises(NotFiniteError, match="gradient of the attack's objective is not finite"):
         apgd(Broken(), images, labels, threat, 3)
 
 

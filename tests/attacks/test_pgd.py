@@ -15,7 +15,7 @@ from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.attacks.threat import Threat
 from lrsegformer.choices import NORMS
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 from lrsegformer.evaluation import predict_classes
 
 PIXEL_OBJECTIVES = [name for name in OBJECTIVES if name != "dlr"]
@@ -342,7 +342,7 @@ def test_a_gradient_that_is_no_number_is_an_error_not_a_success(norm):
 
     images, labels = random_images(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
     images[:, 0, 0, 0] = 1
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(NotFiniteError, match="gradient .* is not finite"):
         pgd(Broken(), images, labels, Threat(norm, 0.01), 3)
 
 

@@ -1,14 +1,17 @@
 """The report: every layer below its bound, what is limited and what is not, in the precision that is asked for."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from lrsegformer import STRATEGIES
+from lrsegformer.certification.text import format_report
 from lrsegformer.errors import InputError
 
 CASES = [*((strategy, {}) for strategy in STRATEGIES), ("stable_softplus", {"lipschitz_options": {"norm": "l1"}})]
+BY_CONSTANT = ("orthogonal", "spectral_norm")  # of which the constant is a parameter as it stands
 NAMES = {"l2": ["per_pixel_l2", "l2"], "linf": ["linf"], "l1": ["per_pixel_l1"]}
 
 
@@ -121,3 +124,23 @@ def test_report_leaves_no_gradient_and_no_mode_behind(make_model):
     model = make_model("stable_softplus").train()
     model.lipschitz_report()
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+@pytest.mark.parametrize("scope", ["head", "network", "certified"])
+def test_a_layer_that_is_0_has_a_row(make_model, strategy, scope):
+    """By its constant, or its weights: what a run can come to, and a file can hold."""
+    if scope == "certified" and strategy == "stable_softplus":
+        pytest.skip("refused: it bounds no l2 norm")
+    model = make_model(strategy, scope)
+    with torch.no_grad():
+        for layer in model.constrained_layers().values():
+            (layer.c if strategy in BY_CONSTANT else layer.weight).zero_()
+    report = model.lipschitz_report()
+    # The step down a potential that is 0 is divided by 0: no bound of the network, and no logits.
+    json.dumps(report, allow_nan=scope == "certified")
+    assert scope != "certified" or math.isinf(report["network"]["bound"])
+    assert format_report(report)
+    assert all(0 <= row["share"] <= 1 + 1e-5 for row in report["layers"])
+    if strategy in BY_CONSTANT:
+        assert {row["bound"] for row in report["layers"]} == {0.0}

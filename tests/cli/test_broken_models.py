@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lrsegformer.cli import main as command
 from tests.cli.bad_input import DIGITS, Case, refuse, stripes
 
 BENCH = "--dataset digits --image_size 64 --max_eval_samples 2 --output_dir out"
@@ -49,6 +50,15 @@ def with_value(tensor, value, dtype=None):
         name = tensor or list(tensors)[-1]
         tensors[name] = tensors[name].to(dtype) if dtype else tensors[name]
         tensors[name].view(-1)[-1] = value
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return change
+
+
+def filled(tensor, value):
+    def change(path):
+        tensors = load_file(path)
+        tensors[tensor].fill_(value)
         save_file(tensors, path, metadata={"format": "pt"})
 
     return change
@@ -144,6 +154,16 @@ OTHERS = {
     "constants left over": ("ours", CONFIG, with_field("lipschitz_strategy", None), "tensors that the model of its c"),
     "no constants": ("ours", WEIGHTS, without_constants, "lacks 6 tensors of the model (decode_head."),
     "certified without constants": ("certified", WEIGHTS, without_constants, ".c, ...)"),
+    "a stage as wide as another": (
+        *("ours", CONFIG, with_field("hidden_sizes", [8, 16, 16, 16])),
+        "of other sizes than the model of its config.json (decode_head.linear_projections.1.proj.weight is (12, 8)",
+    ),
+    "weights that overflow": (
+        "ours",
+        WEIGHTS,
+        filled("segformer.encoder.layer_norm.3.weight", 3e38),
+        "logits overflow",
+    ),
     "certified strides beside its weights": ("certified", CONFIG, with_field("strides", [4, 2, 2, 4]), "strides is"),
     "certified steps beside its weights": (
         "certified",
@@ -182,3 +202,15 @@ def test_a_pickle_with_a_weight_that_is_nan(tmp_path, world, monkeypatch, capsys
         case = Case(name, COMMANDS[name], ("model", "not finite (in decode_head.linear_fuse.c)"), {"model": make})
         case.files["image.png"] = stripes()
         refuse(case, tmp_path / name, world, monkeypatch, capsys)
+
+
+def test_a_gradient_that_is_not_finite_is_of_a_model_and_a_condition(tmp_path, world, monkeypatch, capsys):
+    """Its logits are finite, so that what was scored before the attack is kept."""
+    query = "segformer.encoder.block.0.0.attention.self.query.weight"
+    monkeypatch.chdir(tmp_path)
+    broken(world, WEIGHTS, filled(query, 3e38))(tmp_path / "model")
+    with pytest.raises(SystemExit) as stop:
+        command.main(COMMANDS["robustness"].split())
+    (line,) = [line for line in capsys.readouterr().err.split("\n") if line.startswith("error: ")]
+    assert stop.value.code == 2 and line.startswith("error: model, gradients: the gradient of the attack")
+    assert len((tmp_path / "out" / "cells.jsonl").read_text().splitlines()) == 1

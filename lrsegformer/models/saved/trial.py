@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lrsegformer.data.arguments import SMALLEST_INPUT
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, NotFiniteError
 
 
 @torch.no_grad()
@@ -23,12 +23,13 @@ def refuse_what_cannot_run(model: PreTrainedModel, said: str) -> None:
 
     Raises:
         [`~lrsegformer.errors.InputError`]: naming config.json and why the pass failed.
+        [`~lrsegformer.errors.NotFiniteError`]: its logits are not finite, although its weights are.
     """
     height, width = SMALLEST_INPUT, 2 * SMALLEST_INPUT
     image = torch.zeros(1, model.config.num_channels, height, width, device=model.device, dtype=model.dtype)
     was_training = model.training
     try:
-        model.eval()(pixel_values=image)
+        logits = model.eval()(pixel_values=image, return_dict=True).logits
     except InputError:
         raise
     except Exception as error:  # Whatever layers say to sizes that they were not made for.
@@ -39,3 +40,8 @@ def refuse_what_cannot_run(model: PreTrainedModel, said: str) -> None:
         ) from None
     finally:
         model.train(was_training)
+    if not logits.isfinite().all():
+        raise NotFiniteError(
+            f"{said} has weights with which its logits overflow, those of a black image among them: give an earlier "
+            "checkpoint."
+        )

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from lrsegformer.attacks.pixel_model import PixelModel
 from lrsegformer.attacks.registry import ATTACKS
 from lrsegformer.data.processor import input_size, normalisation
+from lrsegformer.errors import NotFiniteError
 from lrsegformer.extras import install_name, installed_versions, require
 from lrsegformer.hub.digests import file_digests
 from lrsegformer.robustness.bench.arguments import BenchDataArguments, RobustnessArguments
@@ -155,7 +156,10 @@ def score_cell(
         return {**finished[key], "model": model.label, "input": model.input_size}, False
     state, start = processes(), time.monotonic()
     run = Run(model.model, data, arguments.seed, arguments.batch_size)
-    results, samples = (measured_by or measure)(run, condition)
+    try:
+        results, samples = (measured_by or measure)(run, condition)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{model.label}, {condition.label}: {error}") from None
     cell = {
         "key": key,
         "model": model.label,

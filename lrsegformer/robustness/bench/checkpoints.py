@@ -127,6 +127,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
     """
     model, info = _reach(checkpoint.name, checkpoint.option, lambda: _every_tensor(checkpoint))
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = sorted(info["mismatched_keys"])
     if missing:
         raise InputError(
             f"{checkpoint.said} lacks {len(missing)} tensors of the model ({missing[0]}, ...): give a "
@@ -136,6 +137,13 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
         raise InputError(
             f"{checkpoint.said} has {len(unexpected)} tensors that the model of its config.json has not "
             f"({unexpected[0]}, ...): give the folder of a finished run, with the config.json that was saved with them"
+        )
+    if mismatched:
+        name, saved, wanted = mismatched[0]
+        raise InputError(
+            f"{checkpoint.said} has {len(mismatched)} tensors of other sizes than the model of its config.json "
+            f"({name} is {tuple(saved)}, not {tuple(wanted)}): give the folder of a finished run, with its own "
+            "config.json"
         )
     if wrong := first_not_finite(model.state_dict().items()):
         raise NotFiniteError(
@@ -150,7 +158,8 @@ def _every_tensor(checkpoint: Checkpoint) -> tuple[PreTrainedModel, dict[str, An
     # Whatever it says of tuples, outputs are read by name.
     config = AutoConfig.from_pretrained(checkpoint.name, return_dict=True)
     classes = MODEL_CLASSES if isinstance(config, LRSegformerConfig) else STOCK_CLASSES
-    return from_pretrained_strictly(classes[checkpoint.task], checkpoint.name, config=config, dtype=torch.float32)
+    options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+    return from_pretrained_strictly(classes[checkpoint.task], checkpoint.name, **options)
 
 
 def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImageProcessor:
