@@ -120,7 +120,9 @@ def turned_photograph() -> Callable[[Path], None]:
 def run_script():
     """Run a script of the repository as a user does, without a network; gives the completed process."""
 
-    def run(name: str, *options: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        name: str, *options: str, folder: Path = ROOT, timeout_seconds: int = 300, **environment: str
+    ) -> subprocess.CompletedProcess:
         clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
         return subprocess.run(
             [sys.executable, str(ROOT / "scripts" / name), *options],
@@ -128,7 +130,7 @@ def run_script():
             env={**clean, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout_seconds,
         )
 
     return run
