@@ -13,7 +13,7 @@ TIMES_THE_CONSTANT_ANSWER = 3
 
 @pytest.mark.slow
 def test_the_quickstart_learns_the_digits(run_script, tmp_path):
-    """As README and docs/results.md say; a penalty that takes the network down leaves it at the answer "background"."""
+    """As docs/results.md says; a penalty that takes the network down leaves it at the answer "background"."""
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     line = re.search(r"scripts/(finetune_seg\.py) (.*docs/quickstart\.yaml) --output_dir", recipe)
     options = *shlex.split(line[2]), "--output_dir", str(tmp_path / "quickstart")
