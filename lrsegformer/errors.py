@@ -29,3 +29,15 @@ class NotFiniteError(InputError):
 
 class BrokenCertificateError(InputError):
     """A certified score above what an attack left, or that above the clean one: no table of such numbers may stand."""
+
+
+def reason_of(error: BaseException) -> str:
+    """
+    What another library's exception says, for a line of ours: its first line without the full stop, with the next one
+    where it ends in a colon; the exception's name where it says nothing.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return reason.rstrip(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrsegformer.data.arguments import DataArguments
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     import datasets
@@ -81,7 +81,7 @@ def explain(error: Exception, dataset_id: str) -> InputError:
 
     # A failed download is reported as an error "while generating" the data set; what failed is its cause.
     root = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-    reason = (str(root).strip().splitlines() or [type(root).__name__])[0]
+    reason = reason_of(root)
     page = f"https://huggingface.co/datasets/{dataset_id}"
     if isinstance(error, GatedRepoError) or "gated dataset" in reason:
         return InputError(f"{dataset_id} is gated; accept its licence at {page}, then run `hf auth login`")

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from lrsegformer.choices import Task
-from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
+from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig, without_ours
 from lrsegformer.models.encoder.certified import total_stride
 from lrsegformer.models.loading import MODEL_CLASSES, LipschitzModel
 from lrsegformer.robustness.bench.checkpoints import find_checkpoints, load_checkpoint, scoring_processor
@@ -71,7 +71,7 @@ def open_source(name: str) -> Source:
 
 def as_ours(stock: PreTrainedModel, task: Task) -> LipschitzModel:
     """A stock SegFormer as our class without a constraint, whose head is folded; with copies of its weights."""
-    values = {**stock.config.to_dict(), "model_type": LRSegformerConfig.model_type}
+    values = {**without_ours(stock.config.to_dict()), "model_type": LRSegformerConfig.model_type}
     model = MODEL_CLASSES[task](LRSegformerConfig.from_dict(values))
     model.load_state_dict(stock.state_dict(), strict=True)
     return model.eval()

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from lrsegformer._compat_trainer import ARGUMENTS_FILE, CleanUploadMixin
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, reason_of
 from lrsegformer.hub.sections import drop_outdated_sections, outdated_files
 
 # Patterns of files in a run's folder that name folders of the machine, and what lies in folders of its own.
@@ -79,4 +79,4 @@ def _reason(error: BaseException) -> str:
         return _REASONS[status]
     if status is not None and status >= 500:
         return f"the Hub fails ({status}): try again later"
-    return f"the Hub cannot be used ({(str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')})"
+    return f"the Hub cannot be used ({reason_of(error).rstrip('.')})"

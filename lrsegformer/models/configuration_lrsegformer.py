@@ -186,6 +186,8 @@ class LRSegformerConfig(SegformerConfig):
                 f"The checkpoint {pretrained_model_name_or_path} is a {model_type!r} model, not a SegFormer: start "
                 "from nvidia/mit-b0 .. b5, from an nvidia/segformer-* checkpoint, or from a folder of this package."
             )
+        if model_type == "segformer":  # whose file may hold anything, and no constraint
+            config_dict = without_ours(config_dict)
         if config_dict.get("lipschitz_strategy") is not None:
             _refuse_another_reading(pretrained_model_name_or_path, config_dict, kwargs)
         elif kwargs.get("lipschitz_strategy") is not None and kwargs.get("lipschitz_scope") == "certified":
@@ -207,6 +209,11 @@ class LRSegformerConfig(SegformerConfig):
         if "id2label" not in given and kwargs.get("num_labels") not in (None, len(saved_names)):
             config_dict = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
         return super().from_dict({**config_dict, **given}, **kwargs)
+
+
+def without_ours(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration that a stock SegFormer has."""
+    return {name: value for name, value in values.items() if name not in (*OPTIONS, *LOSS_OPTIONS)}
 
 
 def _refuse_another_reading(name: str, saved: dict[str, Any], requested: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from lrsegformer.choices import ARCHITECTURES
-from lrsegformer.errors import InputError, NotFiniteError
+from lrsegformer.errors import InputError, NotFiniteError, reason_of
 from lrsegformer.models import LRSegformerConfig, LRSegformerForImageClassification, LRSegformerForSemanticSegmentation
 from lrsegformer.models.certified.carry_over import carry_over
 from lrsegformer.models.saved.folder import refuse_broken_folder
@@ -153,15 +153,17 @@ def _guarded(load: Any, name: str | None = None) -> Any:
                 f"The checkpoint {name} is gated: accept its terms on https://huggingface.co/{name} and run "
                 "`hf auth login`."
             ) from None
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"The checkpoint {name} cannot be loaded ({reason}); {offline_ways}.") from None
-    except TypeError as error:
-        if "setup()" not in str(error):
-            raise
-        raise InputError(f"--lipschitz_options: {error}; see the strategy's options in the README.") from None
-    except ValueError as error:
+        raise InputError(f"The checkpoint {name} cannot be loaded ({reason_of(error)}); {offline_ways}.") from None
+    except Exception as error:  # What a file says goes through three libraries, which check it as they like.
+        if isinstance(error, TypeError) and "setup()" in str(error):
+            raise InputError(f"--lipschitz_options: {error}; see the strategy's options in the README.") from None
         # transformers chains what a configuration's own check raised.
         cause = error.__cause__ or error.__context__
         if isinstance(cause, InputError):
             raise InputError(str(cause)) from None
-        raise
+        if name is None:
+            raise
+        raise InputError(
+            f"The checkpoint {name} cannot be loaded ({reason_of(error)}); give one whose files are whole, or "
+            "save it again."
+        ) from None

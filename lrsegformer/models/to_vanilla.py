@@ -5,7 +5,7 @@ from transformers import SegformerConfig, SegformerForImageClassification, Segfo
 
 from lrsegformer._compat import active_module, plain_tensors
 from lrsegformer.layers.base import LipschitzConstraint
-from lrsegformer.models.configuration_lrsegformer import LOSS_OPTIONS, OPTIONS, LRSegformerConfig
+from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig, without_ours
 from lrsegformer.models.decode_head import plain_matrix
 from lrsegformer.models.normalization import CenteringBatchNorm2d
 
@@ -14,9 +14,8 @@ _TYPE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version
 
 def to_vanilla_config(config: LRSegformerConfig) -> SegformerConfig:
     """The stock configuration of the same architecture and labels."""
-    values = config.to_dict()
-    ours = (*OPTIONS, *LOSS_OPTIONS, *_TYPE_FIELDS)
-    return SegformerConfig(**{name: value for name, value in values.items() if name not in ours})
+    values = without_ours(config.to_dict())
+    return SegformerConfig(**{name: value for name, value in values.items() if name not in _TYPE_FIELDS})
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lrsegformer.cli import main as command
+from lrsegformer.models.loading import load_model
 from tests.cli.bad_input import DIGITS, Case, refuse, stripes
 
 BENCH = "--dataset digits --image_size 64 --max_eval_samples 2 --output_dir out"
@@ -98,7 +99,10 @@ FAULTS = {
     "classes with a gap": (CONFIG, with_field("id2label", {"0": "a", "1": "b", "3": "c"})),
     "a class twice": (CONFIG, with_field("id2label", {"0": "a", "00": "b"})),
     "a class without a name": (CONFIG, with_field("id2label", {"0": "a", "1": None})),
-    "features by a word": (CONFIG, with_field("output_hidden_states", "all")),
+    "an activation nobody knows": (CONFIG, with_field("hidden_act", "sometimes")),
+    "an activation that is a list": (CONFIG, with_field("hidden_act", ["gelu"])),
+    "weights drawn from less than nothing": (CONFIG, with_field("initializer_range", -0.02)),
+    "a dropout above 1": (CONFIG, with_field("classifier_dropout_prob", 1.5)),
     "depths a word": (CONFIG, with_field("depths", "deep")),
     "three stages of sizes": (CONFIG, with_field("hidden_sizes", [8, 8, 16])),
     "heads of half": (CONFIG, with_field("num_attention_heads", [0.5, 1, 2, 2])),
@@ -181,6 +185,47 @@ def test_models_that_training_could_start_from(name, fault, tmp_path, world, mon
     base, file, change, words = OTHERS[fault]
     files = {"model": broken(world, file, change, base), "image.png": stripes()}
     refuse(Case(fault, COMMANDS[name], ("model", words), files), tmp_path, world, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dtype", 0.5),
+        ("num_hidden_layers", "four"),
+        ("attn_implementation", 3),
+        ("base_model_tp_plan", 0.5),
+        ("certified_temperature", "warm"),
+        ("output_hidden_states", "all"),
+        ("num_attention_heads", [300, 1, 2, 2]),
+    ],
+)
+def test_what_only_a_library_looks_at(field, value, tmp_path, world, monkeypatch, capsys):
+    """It has its own words for it, which are passed on in a line of ours."""
+    files = {"model": broken(world, CONFIG, with_field(field, value))}
+    line = refuse(Case(field, COMMANDS["finetune-seg"], ("model",), files), tmp_path, world, monkeypatch, capsys)
+    assert line.endswith("again.") and not line.endswith(": ()")
+
+
+@pytest.mark.parametrize("name", ["predict", "export"])
+def test_a_stock_model_has_no_constraint_whatever_its_file_says(name, tmp_path, world, monkeypatch):
+    ours = {"lipschitz_strategy": "orthogonal", "lipschitz_scope": 255, "certified_temperature": None}
+    monkeypatch.chdir(tmp_path)
+    stripes().save("image.png")
+    for folder, fields in (("a", {}), ("b", ours)):
+        shutil.copytree(world / "stock", folder)
+        for field, value in fields.items():
+            with_field(field, value)(tmp_path / folder / CONFIG)
+        command.main(
+            COMMANDS[name]
+            .replace(" model ", f" {folder} ")
+            .replace("--output_dir out", f"--output_dir out-{folder}")
+            .split()
+        )
+    kept = [path for ending in ("png", "safetensors") for path in (tmp_path / "out-a").rglob(f"*.{ending}")]
+    assert kept
+    for path in kept:
+        assert path.read_bytes() == (tmp_path / "out-b" / path.relative_to(tmp_path / "out-a")).read_bytes()
+    assert load_model("segmentation", str(tmp_path / "b")).config.lipschitz_strategy is None
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import SegformerConfig
+from transformers.activations import ACT2FN
 
 from lrsegformer.data.arguments import LARGEST_INPUT, SMALLEST_INPUT
 from lrsegformer.errors import InputError
@@ -24,10 +25,8 @@ _OF_STAGES = {
     **{"depths": 1_000, "hidden_sizes": 16_384, "num_attention_heads": 1_024, "mlp_ratios": 256},
     **{"sr_ratios": 256, "patch_sizes": 256, "strides": 256},
 }
-_NUMBERS = (
-    *("layer_norm_eps", "initializer_range", "drop_path_rate"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),
-)
+_NOT_NEGATIVE = ("layer_norm_eps", "initializer_range")
+_PROBABILITIES = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
 _COUNTS = {"num_channels": 1_024, "num_encoder_blocks": 16, "decoder_hidden_size": 8_192, "num_labels": 65_536}
 
 
@@ -87,9 +86,10 @@ def _fault_of_sizes(config: dict[str, Any]) -> str | None:
             or not all(_is_count(each, largest) for each in values)
         ):
             return f"{field} are {values!r}, not {stages} whole numbers from 1 to {largest}"
-    for field in _NUMBERS:
-        if config.get(field) is not None and not _is_above(config[field], -math.inf):
-            return f"{field} is {config[field]!r}, no finite number"
+    for field in (*_NOT_NEGATIVE, *_PROBABILITIES):
+        value, is_probability = config.get(field), field in _PROBABILITIES
+        if value is not None and not (_is_above(value, -math.inf) and 0 <= value <= (1 if is_probability else value)):
+            return f"{field} is {value!r}, no {'number from 0 to 1' if is_probability else 'finite number from 0 up'}"
     return None
 
 
@@ -97,6 +97,8 @@ def _fault_of_names(config: dict[str, Any]) -> str | None:
     architectures = config.get("architectures")
     if architectures is not None and not (isinstance(architectures, list) and all(map(_is_text, architectures))):
         return f"architectures are {architectures!r}, no list of names"
+    if config.get("hidden_act") is not None and config["hidden_act"] not in map(str, ACT2FN):
+        return f"hidden_act is {config['hidden_act']!r}, no activation of transformers"
     id2label = config.get("id2label")
     if id2label is None:
         return None

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lrsegformer.data.arguments import SMALLEST_INPUT
-from lrsegformer.errors import InputError, NotFiniteError
+from lrsegformer.errors import InputError, NotFiniteError, reason_of
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def refuse_what_cannot_run(model: PreTrainedModel, said: str) -> None:
     except InputError:
         raise
     except Exception as error:  # Whatever layers say to sizes that they were not made for.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = reason_of(error)
         raise InputError(
             f"{said} cannot take an image of {width}x{height} ({reason}): its config.json is not of its weights; give "
             "the folder of a finished run, or save the model again."

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lrsegformer.errors import reason_of
+
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -86,8 +88,7 @@ def _fault_of_values(file: Path) -> str | None:
         with safe_open(file, framework="pt") as opened:
             wrong = first_not_finite((name, opened.get_tensor(name)) for name in opened.keys())
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"has a {file.name} that cannot be read ({reason})"
+        return f"has a {file.name} that cannot be read ({reason_of(error)})"
     return None if wrong is None else f"has a {file.name} with values that are not finite (in {wrong})"
 
 

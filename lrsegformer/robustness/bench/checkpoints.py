@@ -24,7 +24,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from lrsegformer._compat import from_pretrained_strictly
 from lrsegformer.data.files.pixels import ImageReading
 from lrsegformer.data.processor import build_processor, load_processor, normalisation
-from lrsegformer.errors import InputError, NotFiniteError
+from lrsegformer.errors import InputError, NotFiniteError, reason_of
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.loading import MODEL_CLASSES
 from lrsegformer.models.saved.folder import refuse_broken_folder
@@ -155,8 +155,9 @@ def load_checkpoint(checkpoint: Checkpoint) -> PreTrainedModel:
 
 
 def _every_tensor(checkpoint: Checkpoint) -> tuple[PreTrainedModel, dict[str, Any]]:
-    # Whatever it says of tuples, outputs are read by name.
-    config = AutoConfig.from_pretrained(checkpoint.name, return_dict=True)
+    # Whatever it says of outputs: the logits are read, by their name.
+    outputs = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+    config = AutoConfig.from_pretrained(checkpoint.name, **outputs)
     classes = MODEL_CLASSES if isinstance(config, LRSegformerConfig) else STOCK_CLASSES
     options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True}
     return from_pretrained_strictly(classes[checkpoint.task], checkpoint.name, **options)
@@ -175,7 +176,7 @@ def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImag
         # What its file says is checked by using it: on a blank image, before data are opened.
         processor(images=Image.new("RGB", (48, 40)), return_tensors="pt")
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(
             f"{checkpoint.said} has no preprocessor_config.json that says how images become inputs: give "
             f"the folder of a finished run ({reason})"
@@ -257,8 +258,7 @@ def _reach(name: str, option: str, load: Any) -> Any:
                 f"{option} {name} is gated: accept its terms on https://huggingface.co/{name} and run `hf auth login`"
             ) from None
         known = RepositoryNotFoundError, HFValidationError, SafetensorError, OSError, RuntimeError, ValueError
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        reason = reason if reason and isinstance(error, known) else f"{type(error).__name__} {reason}".strip()
+        reason = reason_of(error) if isinstance(error, known) else f"{type(error).__name__} {error}"
         raise InputError(
             f"{option} {name} cannot be loaded ({reason}): give the folder of a run, or a Hub id where there is a "
             "network"

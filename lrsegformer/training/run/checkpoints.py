@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from lrsegformer._compat_trainer import sums_file
 from lrsegformer.choices import Task
-from lrsegformer.errors import InputError
+from lrsegformer.errors import InputError, reason_of
 from lrsegformer.models.configuration_lrsegformer import LRSegformerConfig
 from lrsegformer.models.saved.weights import fault_of_safetensors, fault_of_weights
 from lrsegformer.models.task import task_of_config
@@ -185,7 +185,7 @@ def _saved_config(checkpoint: str) -> LRSegformerConfig:
     try:
         return LRSegformerConfig.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise InputError(f"{checkpoint}/config.json cannot be read ({reason}): give another checkpoint.") from None
 
 
