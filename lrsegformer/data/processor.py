@@ -12,9 +12,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
 from transformers import AutoImageProcessor, BitImageProcessorPil, SegformerImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+
+from lrsegformer.errors import InputError, reason_of
 
 # A classification image is resized to 256 for a centre crop of 224, and in that proportion at other sizes.
 RESIZE_OVER_CROP = 256 / 224
@@ -80,15 +83,27 @@ def load_processor(name_or_path: str, revision: str | None = None) -> BaseImageP
 
 
 def channel_statistics(name_or_path: str | None, revision: str | None) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the channels that the checkpoint was trained with; ImageNet's where it has none."""
-    if name_or_path is not None:
-        try:
-            processor = SegformerImageProcessorPil.from_pretrained(name_or_path, revision=revision or "main")
-        except OSError:  # No processor file. A checkpoint that cannot be reached fails when the model is loaded.
-            processor = None
-        if processor is not None:
-            return normalisation(processor)
-    return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+    """
+    Mean and deviation of the channels that the checkpoint was trained with; ImageNet's where it has none.
+
+    Raises:
+        [`~lrsegformer.errors.InputError`]: its processor cannot be read, or normalises other than three channels.
+    """
+    imagenet = list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+    if name_or_path is None:
+        return imagenet
+    try:
+        processor = SegformerImageProcessorPil.from_pretrained(name_or_path, revision=revision or "main")
+        # What its file says of normalising is checked by using it on a blank image; its size is not taken.
+        processor(images=Image.new("RGB", (48, 40)), do_resize=False, return_tensors="pt")
+        return normalisation(processor)
+    except OSError:  # No processor file. A checkpoint that cannot be reached fails when the model is loaded.
+        return imagenet
+    except Exception as error:
+        raise InputError(
+            f"The checkpoint {name_or_path} has a preprocessor_config.json that no image passes ({reason_of(error)}): "
+            "give the folder of a finished run, or save the model again."
+        ) from None
 
 
 def normalisation(processor: BaseImageProcessor) -> tuple[list[float], list[float]]:

@@ -176,10 +176,9 @@ def scoring_processor(checkpoint: Checkpoint, eval_size: int | None) -> BaseImag
         # What its file says is checked by using it: on a blank image, before data are opened.
         processor(images=Image.new("RGB", (48, 40)), return_tensors="pt")
     except Exception as error:
-        reason = reason_of(error)
         raise InputError(
             f"{checkpoint.said} has no preprocessor_config.json that says how images become inputs: give "
-            f"the folder of a finished run ({reason})"
+            f"the folder of a finished run ({reason_of(error)})"
         ) from None
     if eval_size is None:
         return processor
