@@ -79,4 +79,4 @@ def _reason(error: BaseException) -> str:
         return _REASONS[status]
     if status is not None and status >= 500:
         return f"the Hub fails ({status}): try again later"
-    return f"the Hub cannot be used ({reason_of(error).rstrip('.')})"
+    return f"the Hub cannot be used ({reason_of(error)})"

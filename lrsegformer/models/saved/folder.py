@@ -114,9 +114,8 @@ def _fault_between(folder: Path) -> str | None:
     config = _mapping(folder / CONFIG_FILE) or {}
     if not _is_ours(config):
         return None
-    fault = fault_of_sizes(
-        _DEFAULTS | {name: value for name, value in config.items() if value is not None}, shapes_of(folder)
-    )
+    given = {name: value for name, value in config.items() if value is not None}
+    fault = fault_of_sizes(_DEFAULTS | given, shapes_of(folder))
     return None if fault is None else f"has a {CONFIG_FILE} that is not of its weights: {fault}"
 
 

@@ -12,7 +12,7 @@ from lrsegformer.errors import InputError, NotFiniteError, reason_of
 @torch.no_grad()
 def refuse_what_cannot_run(model: PreTrainedModel, said: str) -> None:
     """
-    Refuse a model that cannot take the smallest image that commands hand on: a black one, twice as wide as high.
+    Refuse a model that cannot take the smallest image that commands hand on: a blank one, twice as wide as high.
 
     Weights and configuration may fit each other and still make no network: strides say nothing about the weights, and
     grow or shrink the maps that the kernels behind them take.
@@ -33,15 +33,14 @@ def refuse_what_cannot_run(model: PreTrainedModel, said: str) -> None:
     except InputError:
         raise
     except Exception as error:  # Whatever layers say to sizes that they were not made for.
-        reason = reason_of(error)
         raise InputError(
-            f"{said} cannot take an image of {width}x{height} ({reason}): its config.json is not of its weights; give "
-            "the folder of a finished run, or save the model again."
+            f"{said} cannot take an image of {width}x{height} ({reason_of(error)}): its config.json is not of its "
+            "weights; give the folder of a finished run, or save the model again."
         ) from None
     finally:
         model.train(was_training)
     if not logits.isfinite().all():
         raise NotFiniteError(
-            f"{said} has weights with which its logits overflow, those of a black image among them: give an earlier "
+            f"{said} has weights with which its logits overflow, those of a blank image among them: give an earlier "
             "checkpoint."
         )

@@ -257,7 +257,7 @@ def _reach(name: str, option: str, load: Any) -> Any:
                 f"{option} {name} is gated: accept its terms on https://huggingface.co/{name} and run `hf auth login`"
             ) from None
         known = RepositoryNotFoundError, HFValidationError, SafetensorError, OSError, RuntimeError, ValueError
-        reason = reason_of(error) if isinstance(error, known) else f"{type(error).__name__} {error}"
+        reason = reason_of(error) if isinstance(error, known) else f"{type(error).__name__} {reason_of(error)}"
         raise InputError(
             f"{option} {name} cannot be loaded ({reason}): give the folder of a run, or a Hub id where there is a "
             "network"
