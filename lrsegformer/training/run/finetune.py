@@ -25,7 +25,7 @@ from lrsegformer.training.run.checkpoints import check_same_model, check_same_re
 from lrsegformer.training.run.outputs import print_summary, write_run_outputs
 from lrsegformer.training.run.plan import adapter_in_words, log_short_runs, recipe_of_run, say_plan, variant
 from lrsegformer.training.run.run_config import COMMANDS, RUN_CONFIG_FILE, claim_run, write_run_config
-from lrsegformer.training.run.starting import check_best_metric, start_model, warn_of_idle_penalty
+from lrsegformer.training.run.starting import check_best_metric, start_model, warn_of_penalty
 from lrsegformer.training.run.stopping import train_until_stopped
 from lrsegformer.training.trainer import LRSegformerTrainer
 from lrsegformer.training.training_arguments import LRSegformerTrainingArguments
@@ -80,7 +80,7 @@ def finetune(
     if checkpoint is not None:
         check_same_model(checkpoint, task, model.config, adapters=model_arguments.lora_r is not None)
         check_averaging(checkpoint, arguments.average_weights)
-    warn_of_idle_penalty(model, model_arguments, arguments)
+    warn_of_penalty(model, model_arguments, arguments)
     # It makes the folder, and the repository of --push_to_hub.
     with writing_to(arguments.output_dir), explained("nothing was trained."):
         trainer = LRSegformerTrainer(

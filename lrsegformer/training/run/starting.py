@@ -95,14 +95,24 @@ def has_penalty(model: LipschitzModel) -> bool:
     return any(layer.learns_constant or layer.penalized_jacobian for layer in model.constrained_layers().values())
 
 
-def warn_of_idle_penalty(
+def warn_of_penalty(
     model: LipschitzModel, model_arguments: ModelArguments, arguments: LRSegformerTrainingArguments
 ) -> None:
-    default = type(arguments).__dataclass_fields__["lambda_lip"].default
-    if arguments.lambda_lip in (0, default):
-        return
-    if not has_penalty(model):
+    """Say where a weight was given and nothing is penalised, and where the penalty outruns weights that start anew."""
+    weight, default_weight = arguments.lambda_lip, _default_of(arguments, "lambda_lip")
+    if weight not in (0, default_weight) and not has_penalty(model):
         logger.warning(
-            f"--lambda_lip {arguments.lambda_lip} has no effect: strategy {model_arguments.strategy} learns no "
-            "constants."
+            f"--lambda_lip {weight} has no effect: strategy {model_arguments.strategy} learns no constants."
         )
+    rate, of_weights = arguments.constants_learning_rate, arguments.learning_rate
+    is_fast = rate == _default_of(arguments, "constants_learning_rate") > of_weights
+    learns = any(layer.learns_constant for layer in model.constrained_layers().values())
+    if weight > 0 and is_fast and learns and model_arguments.architecture is not None:
+        logger.warning(
+            f"From scratch, constants at the rate made for fine-tuning, {rate:g}, can fall faster than the weights "
+            f"learn: --constants_learning_rate {of_weights:g} is that of the weights."
+        )
+
+
+def _default_of(arguments: LRSegformerTrainingArguments, name: str) -> Any:
+    return type(arguments).__dataclass_fields__[name].default
